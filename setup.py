@@ -1,0 +1,52 @@
+"""Packaging of facemill: the top-level folders are the subpackages of the implicit namespace `facemill`."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+FOLDERS = {
+    "facemill.pipeline": "pipeline",
+    "facemill.transforms": "transforms",
+    "facemill.transforms.ops": "transforms/ops",
+    "facemill.models": "models",
+    "facemill.configs": "configs",
+}
+DEMO = ["scikit-image>=0.22", "matplotlib>=3.8"]
+TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "duckdb>=1", "psutil>=5.9"]
+
+setup(
+    name="facemill",
+    version="0.1.0",
+    description="From archives of photographs to aligned face crops and landmark tables, on Apache Beam.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.14",
+    packages=list(FOLDERS),
+    package_dir=FOLDERS,
+    package_data={"facemill.configs": ["*.yaml"]},
+    install_requires=[
+        "apache-beam>=2.77,<3",
+        "filelock>=3.13",
+        "fsspec>=2024.6",
+        "mtcnn==1.0.0",
+        "numpy>=1.26",
+        "onnx>=1.16",
+        "onnxruntime>=1.18",
+        "opencv-python-headless>=4.9",
+        "pillow>=11.3",
+        "pyarrow>=16",
+        "pydantic>=2.7,<3",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "demo": DEMO,
+        "heif": ["pillow-heif>=0.18"],
+        "jxl": ["pillow-jxl-plugin>=1.3"],
+        "test": TEST,
+        "dev": [*TEST, "build>=1", "mypy>=1.10", "ruff>=0.6"],
+    },
+    entry_points={"console_scripts": ["facemill = facemill.pipeline.cli:main"]},
+)

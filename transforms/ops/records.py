@@ -1,0 +1,54 @@
+"""The records that travel along the chain, from bytes to rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from facemill.models.errors import FailureReason
+
+
+class Failure(NamedTuple):
+    """Why an input has no result."""
+
+    reason: FailureReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Faces:
+    """All faces of one image, best score first; every array has one row per face."""
+
+    boxes: np.ndarray  # (N, 4) float32, x1 y1 x2 y2 px of the upright original
+    scores: np.ndarray  # (N,) float32
+    landmarks: np.ndarray  # (N, 5, 2) float32 px
+    angles_deg: np.ndarray | None = None  # (N, 3) float32: yaw, pitch, roll
+    interocular_px: np.ndarray | None = None  # (N,) float32
+    reasons: tuple[str, ...] = ()  # why a face was not kept; "" where it was
+    crops: tuple[np.ndarray | None, ...] = ()  # aligned RGB uint8 of the kept faces
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageRecord:
+    """One input on its way through the chain; each step returns a copy with more fields."""
+
+    index: int  # position within its unit
+    image_id: str
+    source: str
+    member: str
+    label: str | None = None
+    data: bytes | None = field(default=None, repr=False)  # the encoded file
+    sha256: str | None = None
+    format: str | None = None
+    width: int | None = None  # of the upright image
+    height: int | None = None
+    exif_orientation: int | None = None
+    image: np.ndarray | None = field(default=None, repr=False)  # (H, W, 3) uint8 RGB, upright
+    faces: Faces | None = None
+    num_capped: int = 0  # candidates that the detector's cap cut
+    failure: Failure | None = None
