@@ -34,6 +34,15 @@ class Faces:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class KnownRows:
+    """The faces that a table holds of one image; NaN where it has no value."""
+
+    boxes: np.ndarray  # (N, 4) float32
+    scores: np.ndarray  # (N,) float32
+    landmarks: np.ndarray  # (N, 5, 2) float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ImageRecord:
     """One input on its way through the chain; each step returns a copy with more fields."""
 
@@ -42,13 +51,16 @@ class ImageRecord:
     source: str
     member: str
     label: str | None = None
-    data: bytes | None = field(default=None, repr=False)  # the encoded file
+    data: bytes | None = field(default=None, repr=False)  # the encoded file, until it is decoded
+    num_bytes: int = 0  # of the encoded file
     sha256: str | None = None
     format: str | None = None
     width: int | None = None  # of the upright image
     height: int | None = None
     exif_orientation: int | None = None
     image: np.ndarray | None = field(default=None, repr=False)  # (H, W, 3) uint8 RGB, upright
+    candidates: np.ndarray | None = None  # (N, 4) float32, R-Net's boxes
+    known: KnownRows | None = None  # instead of candidates, where the faces are given
     faces: Faces | None = None
     num_capped: int = 0  # candidates that the detector's cap cut
     failure: Failure | None = None

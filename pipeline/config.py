@@ -1,0 +1,153 @@
+"""The configuration: a preset, overlaid by a file, overlaid by `--set`, and checked."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from facemill.models.cascade import DetectorOptions
+from facemill.models.errors import ConfigError
+from facemill.transforms.ops.alignment import AlignOptions
+from facemill.transforms.ops.crops import WriteOptions
+from facemill.transforms.ops.options import DecodeOptions, LandmarkOptions, RunOptions
+from facemill.transforms.ops.reading import ReadOptions
+from facemill.transforms.ops.verdict import JudgeOptions
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that a run is told, by step; `run` holds what does not change the result."""
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    detect: DetectorOptions = field(default_factory=DetectorOptions)
+    landmarks: LandmarkOptions = field(default_factory=LandmarkOptions)
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    align: AlignOptions = field(default_factory=AlignOptions)
+    write: WriteOptions = field(default_factory=WriteOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def to_tree(self) -> Tree:
+        """Plain dicts, lists and scalars, as JSON and YAML hold them."""
+        tree: Tree = json.loads(json.dumps(asdict(self)))
+        return tree
+
+    @property
+    def result_tree(self) -> Tree:
+        """The part of the configuration that the result depends on."""
+        return {section: values for section, values in self.to_tree().items() if section != "run"}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of `result_tree`, 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.result_tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(source: str | None = None, settings: Sequence[str] = ()) -> Config:
+    """The configuration of a preset's name or a YAML file, with `section.key=value` settings laid over it.
+
+    Raises:
+        ConfigError: An unknown preset, file or key, or a value that is of the wrong type or impossible.
+    """
+    tree = Config().to_tree()
+    if source is not None:
+        _overlay(tree, _read_yaml(source), where=source)
+    for setting in settings:
+        _overlay(tree, _parse_setting(setting), where=f"--set {setting}")
+    return _validate(tree)
+
+
+def preset_names() -> list[str]:
+    """The names of the presets that come with facemill."""
+    folder = resources.files("facemill.configs")
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def first_difference(ours: Tree, theirs: Tree) -> str | None:
+    """The first key in which two configurations differ, with both values, or None."""
+    flat_ours, flat_theirs = dict(_flatten(ours)), dict(_flatten(theirs))
+    for key in sorted(flat_ours.keys() | flat_theirs.keys()):
+        if flat_ours.get(key) != flat_theirs.get(key):
+            return f"{key} is {flat_ours.get(key)!r} now and was {flat_theirs.get(key)!r} there"
+    return None
+
+
+def _flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read_yaml(source: str) -> Any:
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        if source not in preset_names():
+            raise ConfigError(
+                f"no preset is called {source!r}; there are {', '.join(preset_names())}, or name a .yaml file"
+            )
+        text = resources.files("facemill.configs").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the configuration {source}: {error}") from error
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the configuration {source} is not valid YAML: {error}") from error
+
+
+def _parse_setting(setting: str) -> Tree:
+    key, equals, text = setting.partition("=")
+    section, dot, name = key.partition(".")
+    if not (equals and dot and section and name):
+        raise ConfigError(f"--set wants section.key=value, got {setting!r}")
+    try:
+        return {section: {name: yaml.safe_load(text)}}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting!r}: the value is not valid YAML") from error
+
+
+def _overlay(tree: Tree, layer: Any, *, where: str) -> None:
+    """Lay `layer` over `tree`, which has all the keys there are."""
+    if not isinstance(layer, Mapping):
+        raise ConfigError(f"{where}: expected sections with keys, got {layer!r}")
+    for section, values in layer.items():
+        _require_known(section, tree, section, where)
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{where}: section {section} must hold keys, got {values!r}")
+        for key, value in values.items():
+            _require_known(key, tree[section], f"{section}.{key}", where)
+            tree[section][key] = value
+
+
+def _require_known(key: object, known: Tree, shown: object, where: str) -> None:
+    if key not in known:
+        near = difflib.get_close_matches(str(key), list(known), n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+        raise ConfigError(f"{where}: unknown key {shown}{hint}")
+
+
+def _validate(tree: Tree) -> Config:
+    try:
+        # By way of JSON, whose strict reading takes a list for a tuple, an int for a float, and a string for neither.
+        return TypeAdapter(Config).validate_json(json.dumps(tree, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        problem = first.get("ctx", {}).get("error", first["msg"])
+        given = "" if isinstance(problem, Exception) else f", got {first['input']!r}"
+        raise ConfigError(f"{place}: {problem}{given}") from error

@@ -1,0 +1,84 @@
+"""One run at a time per output folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from facemill.models.errors import ConfigError
+from facemill.transforms.ops.storage import Folder
+
+_LOCK = "_run.lock"
+_BEAT_SECONDS = 20.0
+_STALE_SECONDS = 90.0
+
+
+@contextmanager
+def hold_lock(output: Folder) -> Iterator[None]:
+    """Keep other runs out of `output` inside the block.
+
+    On a local disk the operating system holds the lock and gives it back when this process ends, however it ends. On an
+    object store, which has no locks, a small file with the time is renewed; a run that ended without a word keeps
+    others out until that file is 90 seconds old.
+
+    Raises:
+        ConfigError: Another run holds it.
+    """
+    if output.is_local:
+        with _hold_local(output):
+            yield
+    else:
+        with _hold_remote(output):
+            yield
+
+
+def _refusal(output: Folder, holder: str = "") -> ConfigError:
+    return ConfigError(f"another run is writing to {output.uri}{holder}; wait for it or choose another output folder")
+
+
+@contextmanager
+def _hold_local(output: Folder) -> Iterator[None]:
+    lock = FileLock(output.join(_LOCK))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise _refusal(output) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _hold_remote(output: Folder) -> Iterator[None]:
+    holder = f"process {os.getpid()} on {platform.node()}"
+    if output.exists(_LOCK):
+        held = json.loads(output.read_bytes(_LOCK))
+        if time.time() - held["time"] < _STALE_SECONDS:
+            raise _refusal(output, f" ({held['holder']})")
+    ended = threading.Event()
+    _beat(output, holder)
+    thread = threading.Thread(target=_keep_beating, args=(output, holder, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        output.remove(_LOCK)
+
+
+def _keep_beating(output: Folder, holder: str, ended: threading.Event) -> None:
+    while not ended.wait(_BEAT_SECONDS):
+        _beat(output, holder)
+
+
+def _beat(output: Folder, holder: str) -> None:
+    output.write_bytes(_LOCK, json.dumps({"holder": holder, "time": time.time()}).encode())

@@ -1,0 +1,106 @@
+"""manifest.json: what made an output folder, and the check that a later run fits to it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from facemill.models.errors import ConfigError, OutputError
+from facemill.models.weights import model_files
+from facemill.pipeline.config import Config, first_difference
+from facemill.transforms.ops.layout import MANIFEST
+from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.tables import SCHEMA_VERSION
+
+_PACKAGES = (
+    "facemill",
+    "apache-beam",
+    "mtcnn",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What made an output folder.
+
+    Attributes:
+        schema_version: Of the tables.
+        fingerprint: Of the configuration.
+        config: The resolved configuration.
+        versions: Of Python and of the packages that the result can depend on.
+        models: Name, SHA-256 and licence of the model files.
+        inputs: The URI of each input root, by its name.
+    """
+
+    schema_version: int
+    fingerprint: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+    models: list[dict[str, str]]
+    inputs: dict[str, str]
+
+    def write(self, output: Folder) -> None:
+        """Write it atomically."""
+        output.write_bytes(MANIFEST, (json.dumps(asdict(self), indent=2) + "\n").encode())
+
+
+def read_manifest(output: Folder) -> Manifest | None:
+    """The manifest of an output folder, or None where there is none yet."""
+    if not output.exists(MANIFEST):
+        return None
+    try:
+        return Manifest(**json.loads(output.read_bytes(MANIFEST)))
+    except (ValueError, TypeError) as error:
+        raise OutputError(f"{output.join(MANIFEST)} is damaged ({error}); choose a new output folder") from error
+
+
+def make_manifest(config: Config, inputs: Mapping[str, str]) -> Manifest:
+    """The manifest of a run that starts now."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        fingerprint=config.fingerprint,
+        config=config.to_tree(),
+        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
+        models=[asdict(file) for file in model_files()],
+        inputs=dict(inputs),
+    )
+
+
+def check_same_result(earlier: Manifest, now: Manifest, output: Folder) -> list[str]:
+    """Refuse to mix results of different kinds in one folder; returns warnings about changed versions.
+
+    Raises:
+        ConfigError: The configuration or the models are others than those that made the folder.
+    """
+    if earlier.schema_version != now.schema_version:
+        raise ConfigError(
+            f"{output.uri} holds tables of version {earlier.schema_version}, this facemill writes version "
+            f"{now.schema_version}; choose a new output folder"
+        )
+    difference = first_difference(_result_part(now.config), _result_part(earlier.config))
+    if difference is None and earlier.models != now.models:
+        difference = "the model files are others"
+    if difference is not None:
+        raise ConfigError(
+            f"{output.uri} was made with another configuration: {difference}; "
+            "use the same, or choose a new output folder"
+        )
+    return [
+        f"{name} is {version} now and was {earlier.versions.get(name)} when {output.uri} was begun; results may differ"
+        for name, version in now.versions.items()
+        if name not in ("python", "facemill", "apache-beam") and earlier.versions.get(name) != version
+    ]
+
+
+def _result_part(tree: dict[str, Any]) -> dict[str, Any]:
+    return {section: values for section, values in tree.items() if section != "run"}

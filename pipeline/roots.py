@@ -1,0 +1,96 @@
+"""Input roots: the short, stable names under which inputs appear in the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from facemill.models.errors import ConfigError
+from facemill.pipeline.listing import Listing
+from facemill.transforms.ops.reading import printable
+from facemill.transforms.ops.storage import Folder
+
+
+def name_roots(listings: Sequence[Listing], earlier: Mapping[str, str]) -> dict[str, Listing]:
+    """Give each root a name, and put listings of one root together.
+
+    A root is called after its folder. Roots that an output folder knows keep their names; a second folder of the same
+    name gets a number.
+
+    Args:
+        listings: One per `--input`.
+        earlier: URI by name of the roots of earlier runs into the same output.
+    """
+    names = {uri: name for name, uri in earlier.items()}
+    named: dict[str, Listing] = {}
+    for listing in listings:
+        uri = listing.root.uri
+        if uri not in names:
+            names[uri] = _free_name(uri, set(names.values()))
+        name = names[uri]
+        named[name] = _merge(named[name], listing) if name in named else listing
+    return named
+
+
+def _free_name(uri: str, taken: set[str]) -> str:
+    base = printable(uri.rstrip("/").rsplit("/", 1)[-1]).rstrip(":") or "root"
+    number = 1
+    while (name := base if number == 1 else f"{base}-{number}") in taken:
+        number += 1
+    return name
+
+
+def _merge(first: Listing, second: Listing) -> Listing:
+    sizes = dict(zip(first.names, first.sizes, strict=True)) | dict(zip(second.names, second.sizes, strict=True))
+    names = sorted(sizes)
+    return replace(
+        first,
+        names=names,
+        sizes=[sizes[name] for name in names],
+        num_ignored=max(first.num_ignored, second.num_ignored),
+    )
+
+
+def check_disjoint(listings: Mapping[str, Listing], earlier: Mapping[str, str], known: Mapping[str, int]) -> None:
+    """Refuse an input that was reached, or is reached now, by way of two roots.
+
+    Args:
+        listings: By root name.
+        earlier: URI by name of the roots of earlier runs.
+        known: The planned inputs, by `root/path`.
+
+    Raises:
+        ConfigError: Names such an input.
+    """
+    uris = {**earlier, **{name: listing.root.uri for name, listing in listings.items()}}
+    reached = {name: set(listing.names) for name, listing in listings.items()}
+    for outer, outer_uri in uris.items():
+        for inner, inner_uri in uris.items():
+            prefix = outer_uri.rstrip("/") + "/"
+            if inner == outer or not inner_uri.startswith(prefix):
+                continue
+            below = inner_uri[len(prefix) :]
+            for path in reached.get(inner, ()):
+                full = f"{below}/{path}"
+                if full in reached.get(outer, ()) or f"{outer}/{full}" in known:
+                    raise ConfigError(_twice(full, outer_uri, inner_uri))
+            for full in reached.get(outer, ()):
+                if full.startswith(f"{below}/") and f"{inner}/{full[len(below) + 1 :]}" in known:
+                    raise ConfigError(_twice(full, outer_uri, inner_uri))
+
+
+def _twice(path: str, outer_uri: str, inner_uri: str) -> str:
+    return f"the input {path} lies below two input roots, {outer_uri} and {inner_uri}; name only one of them"
+
+
+def leave_out(listing: Listing, output: Folder) -> Listing:
+    """The listing without what lies in the output folder, whose files are no inputs."""
+    target = output.fs.unstrip_protocol(output.path).rstrip("/") + "/"
+    prefix = listing.root.uri.rstrip("/") + "/"
+    if not target.startswith(prefix):
+        return listing
+    below = target[len(prefix) :]
+    pairs = [
+        (name, size) for name, size in zip(listing.names, listing.sizes, strict=True) if not name.startswith(below)
+    ]
+    return replace(listing, names=[name for name, _ in pairs], sizes=[size for _, size in pairs])

@@ -1,0 +1,196 @@
+"""`facemill run`: plan, process what is not committed, account."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from facemill.models.errors import ConfigError
+from facemill.pipeline.config import Config
+from facemill.pipeline.job import Job
+from facemill.pipeline.listing import Listing, list_inputs
+from facemill.pipeline.local import LocalOutcome, run_local
+from facemill.pipeline.lock import hold_lock
+from facemill.pipeline.manifest import check_same_result, make_manifest, read_manifest
+from facemill.pipeline.plan import Plan, append_units, plan_new_inputs, read_plan
+from facemill.pipeline.progress import Progress
+from facemill.pipeline.roots import check_disjoint, leave_out, name_roots
+from facemill.pipeline.summary import (
+    Account,
+    check_tables,
+    committed_units,
+    format_account,
+    read_summaries,
+    take_account,
+)
+from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MARKERS, PLAN, marker_name
+from facemill.transforms.ops.storage import Folder
+
+_RETRIED_REASONS = frozenset({"read_error", "internal_error"})
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for.
+
+    Attributes:
+        inputs: Folders, globs and files, by path or URI; empty to finish what was planned before.
+        output: The output folder.
+        config: The resolved configuration.
+        num_workers: Processes of the local mode.
+        runner: The name of a Beam runner, or None for the local mode.
+        beam_arguments: Options for the Beam runner.
+        storage_options: For the input and output file systems.
+        retry_failed: Do units again that hold failures which may have been passing.
+    """
+
+    inputs: Sequence[str]
+    output: Folder
+    config: Config
+    num_workers: int = 1
+    runner: str | None = None
+    beam_arguments: Sequence[str] = ()
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: the account of the whole output, and what this run could not do."""
+
+    account: Account
+    outcome: LocalOutcome
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned unit is committed."""
+        return self.account.num_units == self.account.num_planned_units
+
+
+def run(request: RunRequest, *, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> RunResult:
+    """Run the whole job, and print what happened.
+
+    Raises:
+        ConfigError: Nothing was done, as the request cannot be carried out.
+        OutputError: The output cannot be written or does not balance; what is committed stays valid.
+    """
+    listings = _list_all(request, err)
+    with _prepared(request.output), hold_lock(request.output):
+        job, plan = _plan(request, listings, err)
+        _sweep(request.output)
+        committed = committed_units(request.output)
+        if request.retry_failed:
+            committed -= _forget_failed(request.output, committed)
+        pending = plan.pending(committed)
+        err.write(_opening(plan, len(pending), listings))
+        try:
+            outcome = _process(request, job, plan, pending, err) if pending else LocalOutcome()
+        finally:
+            _sweep(request.output)
+        committed = committed_units(request.output)
+        check_tables(request.output, committed, request.config.write.crops)
+        account = take_account(request.output, plan, committed)
+    out.write(format_account(account, request.output, request.config.write.crops) + "\n")
+    _tell_losses(outcome, err)
+    return RunResult(account, outcome)
+
+
+def _list_all(request: RunRequest, err: TextIO) -> list[Listing]:
+    listings = []
+    for uri in request.inputs:
+        listing = list_inputs(
+            uri,
+            ignored_extensions=request.config.read.ignored_extensions,
+            storage_options=request.storage_options,
+        )
+        listing = leave_out(listing, request.output)
+        if not listing.names:
+            raise ConfigError(f"no input at {uri}: it holds no file that could be an image or a shard")
+        listings.append(listing)
+    return listings
+
+
+@contextmanager
+def _prepared(output: Folder) -> Iterator[None]:
+    """The output folder exists and is either empty or one of ours."""
+    try:
+        output.make_folder("")
+    except (OSError, ImportError, ValueError) as error:
+        raise ConfigError(f"cannot make the output folder {output.uri}: {error}") from error
+    yield
+
+
+def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tuple[Job, Plan]:
+    """Check that the request fits to what the output folder holds, and append units for new inputs."""
+    output = request.output
+    earlier = read_manifest(output)
+    earlier_inputs = earlier.inputs if earlier else {}
+    if earlier is None and not listings:
+        raise ConfigError(f"{output.uri} holds no run to go on with; name the --input")
+    named = name_roots(listings, earlier_inputs)
+    uris = {**earlier_inputs, **{name: listing.root.uri for name, listing in named.items()}}
+    manifest = make_manifest(request.config, uris)
+    if earlier is not None:
+        for warning in check_same_result(earlier, manifest, output):
+            err.write(f"warning: {warning}\n")
+    plan = read_plan(output)
+    check_disjoint(named, earlier_inputs, plan.known_sizes())
+    units = plan_new_inputs(
+        plan, named, request.config.run, on_split=lambda source: print(f"looking through {source}", file=err)
+    )
+    if earlier is None or earlier.inputs != uris:
+        manifest.write(output)
+    plan = append_units(output, plan, units)
+    roots = {name: Folder(uri, request.storage_options) for name, uri in uris.items()}
+    known = request.config.landmarks.known_faces
+    known_faces = Folder(known, request.storage_options) if known else None
+    return Job(request.config, roots, output, known_faces), plan
+
+
+def _sweep(output: Folder) -> None:
+    for folder in ("", PLAN, IMAGES, FACES, CROPS, MARKERS):
+        output.sweep(folder)
+    for unit in output.list_names(FILES):
+        output.sweep(f"{FILES}/{unit}")
+
+
+def _forget_failed(output: Folder, committed: frozenset[str]) -> frozenset[str]:
+    """Take back the commit of units with failures that may have been passing; returns their names."""
+    summaries = read_summaries(output, committed)
+    failed = frozenset(s.unit for s in summaries if _RETRIED_REASONS & s.failure_reasons.keys())
+    for unit in failed:
+        output.remove(marker_name(unit))
+    return failed
+
+
+def _opening(plan: Plan, num_pending: int, listings: Sequence[Listing]) -> str:
+    ignored = sum(listing.num_ignored for listing in listings)
+    aside = f" ({ignored:,} files are no images by their name and left aside)" if ignored else ""
+    return f"{len(plan):,} units planned, {len(plan) - num_pending:,} committed, {num_pending:,} to do{aside}\n"
+
+
+def _process(
+    request: RunRequest, job: Job, plan: Plan, pending: Sequence[tuple[str, int]], err: TextIO
+) -> LocalOutcome:
+    units = plan.units(name for name, _ in pending)
+    if request.runner is not None:
+        from facemill.pipeline.remote import run_remote
+
+        run_remote(job, list(units), runner=request.runner, arguments=request.beam_arguments)
+        return LocalOutcome()
+    progress = Progress(sum(num_bytes for _, num_bytes in pending), err)
+    try:
+        num_workers = min(request.num_workers, len(pending))
+        return run_local(job, units, num_workers=num_workers, on_activity=progress.update)
+    finally:
+        progress.close()
+
+
+def _tell_losses(outcome: LocalOutcome, err: TextIO) -> None:
+    for unit, positions in outcome.quarantined.items():
+        err.write(f"{unit}: the images at positions {list(positions)} kept killing their worker and were given up\n")
+    for unit, why in outcome.lost.items():
+        err.write(f"{unit} was not done: {why}. The same command tries it again\n")

@@ -1,0 +1,118 @@
+"""The account of a whole output folder: what the markers say, added up and checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from facemill.models.errors import OutputError
+from facemill.pipeline.plan import Plan
+from facemill.transforms.ops.committing import UnitSummary
+from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MARKERS, CropStore, marker_name
+from facemill.transforms.ops.storage import Folder
+
+
+@dataclass
+class Account:
+    """Sums over the committed units."""
+
+    num_units: int = 0
+    num_planned_units: int = 0
+    num_images: int = 0
+    num_faces: int = 0
+    num_kept: int = 0
+    num_crops: int = 0
+    num_capped: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    failure_reasons: Counter[str] = field(default_factory=Counter)
+    rejection_reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, unit: UnitSummary) -> None:
+        """Add one unit."""
+        self.num_units += 1
+        for name in ("num_images", "num_faces", "num_kept", "num_crops", "num_capped"):
+            setattr(self, name, getattr(self, name) + getattr(unit, name))
+        self.statuses.update(unit.statuses)
+        self.failure_reasons.update(unit.failure_reasons)
+        self.rejection_reasons.update(unit.rejection_reasons)
+
+
+def committed_units(output: Folder) -> frozenset[str]:
+    """The names of the units that have a commit marker."""
+    names = output.list_names(MARKERS)
+    return frozenset(
+        name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")
+    )
+
+
+def read_summaries(output: Folder, units: Iterable[str]) -> list[UnitSummary]:
+    """The markers of these units."""
+    contents = output.read_many([marker_name(unit) for unit in sorted(units)])
+    return [UnitSummary.from_json(content) for content in contents.values()]
+
+
+def take_account(output: Folder, plan: Plan, committed: frozenset[str]) -> Account:
+    """Add up the committed units.
+
+    Raises:
+        OutputError: A unit does not balance.
+    """
+    account = Account(num_planned_units=len(plan))
+    planned = plan.num_planned()
+    for unit in read_summaries(output, committed & set(plan.names)):
+        _check(unit, planned.get(unit.unit))
+        account.add(unit)
+    return account
+
+
+def _check(unit: UnitSummary, num_planned: int | None) -> None:
+    if num_planned is not None and unit.num_images != num_planned:
+        raise OutputError(f"{unit.unit} does not balance: {num_planned} inputs planned, {unit.num_images} rows written")
+    if sum(unit.statuses.values()) != unit.num_images:
+        raise OutputError(f"{unit.unit} does not balance: the statuses do not add up to {unit.num_images} images")
+    if unit.num_kept + sum(unit.rejection_reasons.values()) != unit.num_faces:
+        raise OutputError(f"{unit.unit} does not balance: kept and rejected do not add up to {unit.num_faces} faces")
+
+
+def check_tables(output: Folder, units: Iterable[str], store: CropStore) -> None:
+    """Make sure that every committed unit has its files.
+
+    Raises:
+        OutputError: Names the first that is missing.
+    """
+    there = {f"{folder}/{name}" for folder in (IMAGES, FACES, CROPS) for name in output.list_names(folder)}
+    extension = {"tar": ".tar", "parquet": ".parquet"}.get(store)
+    for unit in units:
+        expected = [f"{IMAGES}/{unit}.parquet", f"{FACES}/{unit}.parquet"]
+        expected += [f"{CROPS}/{unit}{extension}"] if extension else []
+        for name in expected:
+            if name not in there:
+                raise OutputError(
+                    f"{output.join(name)} is missing, though {unit} was committed; "
+                    f"remove {output.join(marker_name(unit))} and run again to have the unit done anew"
+                )
+
+
+def format_account(account: Account, output: Folder, store: CropStore) -> str:
+    """The printed summary."""
+    crops = {"tar": f"{CROPS}/*.tar", "parquet": f"{CROPS}/*.parquet", "files": f"{FILES}/", "none": "not asked for"}
+    s = account.statuses
+    lines = [
+        f"images    {account.num_images:>9,}   one row each in {IMAGES}/",
+        f"  ok      {s['ok']:>9,}   at least one face kept",
+        f"  rejected{s['rejected']:>9,}   faces, none kept",
+        f"  no_face {s['no_face']:>9,}",
+        f"  failed  {s['failed']:>9,}   {_reasons(account.failure_reasons)}".rstrip(),
+        f"faces     {account.num_faces:>9,}   one row each in {FACES}/",
+        f"  kept    {account.num_kept:>9,}   crops: {crops[store]}",
+        f"  rejected{account.num_faces - account.num_kept:>9,}   {_reasons(account.rejection_reasons)}".rstrip(),
+    ]
+    if account.num_capped:
+        lines.append(f"candidates left out by the detector's caps: {account.num_capped:,}")
+    lines.append(f"units     {account.num_units:>9,}   of {account.num_planned_units:,} committed in {output.uri}")
+    return "\n".join(lines)
+
+
+def _reasons(counts: Counter[str]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())

@@ -1,0 +1,69 @@
+"""Landmarks: candidates in, faces with five points out (O-Net)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+
+from facemill.models.cascade import Cascade, DetectorOptions
+from facemill.transforms.elements import Element, map_images
+from facemill.transforms.ops.networks import load_cascade
+from facemill.transforms.ops.records import Faces, ImageRecord, KnownRows
+
+
+@dataclass
+class LocateLandmarks(beam.PTransform):
+    """Runs O-Net: it refines and scores detected candidates, and places five points on each face.
+
+    Args:
+        options: Thresholds and overlaps.
+        relocate: For faces of a table, place the points anew even where the table has them.
+    """
+
+    options: DetectorOptions
+    relocate: bool
+
+    def expand(self, elements: beam.PCollection[Element]) -> beam.PCollection[Element]:
+        """PCollection of `Element` -> the same with `faces`."""
+        locate = _LandmarksFn(self.options, self.relocate)
+        return elements | "PlacePoints" >> beam.ParDo(locate).with_output_types(Element)
+
+
+class _LandmarksFn(beam.DoFn):
+    def __init__(self, options: DetectorOptions, relocate: bool) -> None:
+        self._options = options
+        self._relocate = relocate
+        self._cascade: Cascade | None = None
+
+    def setup(self) -> None:
+        self._cascade = load_cascade(self._options)
+
+    def process(self, element: Element) -> Iterator[Element]:
+        yield map_images(element, self._locate)
+
+    def _locate(self, record: ImageRecord) -> ImageRecord:
+        assert self._cascade is not None and record.image is not None
+        if record.known is not None:
+            return dataclasses.replace(record, faces=self._complete(record.image, record.known), known=None)
+        assert record.candidates is not None
+        found = self._cascade.refine(record.image, record.candidates)
+        return dataclasses.replace(
+            record,
+            faces=Faces(found.boxes, found.scores, found.landmarks),
+            candidates=None,
+            num_capped=record.num_capped + found.num_capped,
+        )
+
+    def _complete(self, image: np.ndarray, known: KnownRows) -> Faces:
+        """The faces of a table, with O-Net's points where the table has none."""
+        assert self._cascade is not None
+        missing = np.isnan(known.landmarks).any(axis=(1, 2)) | self._relocate
+        scores, landmarks = known.scores.copy(), known.landmarks.copy()
+        if missing.any():
+            located_scores, landmarks[missing] = self._cascade.locate(image, known.boxes[missing])
+            scores[missing] = np.where(np.isnan(scores[missing]), located_scores, scores[missing])
+        return Faces(known.boxes, np.nan_to_num(scores, nan=1.0), landmarks)

@@ -1,0 +1,151 @@
+"""Writers of aligned crops: WebDataset tar, plain files, Parquet, or none."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facemill.models.errors import ConfigError
+from facemill.transforms.ops.layout import CROPS, FILES, CropStore
+from facemill.transforms.ops.storage import AtomicFile, Folder
+
+_PARQUET_SCHEMA = pa.schema([("crop", pa.string()), ("image", pa.binary()), ("label", pa.string())])
+_PARQUET_ROW_GROUP = 256
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How crops are stored.
+
+    Attributes:
+        crops: `tar` (WebDataset), `files`, `parquet`, or `none` for tables only.
+        image_format: `jpeg`, or `png` for crops without loss.
+        jpeg_quality: 1 to 100.
+    """
+
+    crops: CropStore = "tar"
+    image_format: Literal["jpeg", "png"] = "jpeg"
+    jpeg_quality: int = 95
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ConfigError(f"jpeg_quality must lie in [1, 100], got {self.jpeg_quality}")
+
+    @property
+    def extension(self) -> str:
+        """The extension of a crop's file name, with its dot."""
+        return ".jpg" if self.image_format == "jpeg" else ".png"
+
+
+def encode_crop(crop: np.ndarray, options: WriteOptions) -> bytes:
+    """(H, W, 3) uint8 RGB -> the bytes of a JPEG or PNG file."""
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, options.jpeg_quality] if options.image_format == "jpeg" else []
+    done, encoded = cv2.imencode(options.extension, crop[:, :, ::-1], parameters)
+    assert done, f"OpenCV could not encode a crop of shape {crop.shape} as {options.image_format}"
+    return encoded.tobytes()
+
+
+class CropWriter(Protocol):
+    """Takes the crops of one unit; nothing counts until `commit`."""
+
+    def add(self, name: str, content: bytes, label: str | None) -> None:
+        """Store one encoded crop under `name`."""
+
+    def commit(self) -> None:
+        """Make what was added appear."""
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+
+
+def open_crop_writer(output: Folder, unit: str, store: CropStore) -> CropWriter:
+    """The writer for `store`, writing below `output`."""
+    if store == "tar":
+        return _TarWriter(output, unit)
+    if store == "files":
+        return _FilesWriter(output, unit)
+    if store == "parquet":
+        return _ParquetWriter(output, unit)
+    return _NoWriter()
+
+
+class _TarWriter:
+    """One tar per unit; times and owners are zero, so that the bytes depend on the crops alone."""
+
+    def __init__(self, output: Folder, unit: str) -> None:
+        self._file = AtomicFile(output, f"{CROPS}/{unit}.tar")
+        self._tar = tarfile.TarFile(fileobj=self._file.file, mode="w", format=tarfile.USTAR_FORMAT)
+
+    def add(self, name: str, content: bytes, label: str | None) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        self._tar.addfile(member, io.BytesIO(content))
+
+    def commit(self) -> None:
+        self._tar.close()
+        self._file.commit()
+
+    def discard(self) -> None:
+        self._file.discard()
+
+
+class _FilesWriter:
+    """One file per crop in a folder per unit; each is written atomically, and the unit's marker says when all are."""
+
+    def __init__(self, output: Folder, unit: str) -> None:
+        self._output = output
+        self._folder = f"{FILES}/{unit}"
+
+    def add(self, name: str, content: bytes, label: str | None) -> None:
+        self._output.write_bytes(f"{self._folder}/{name}", content)
+
+    def commit(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        pass
+
+
+class _ParquetWriter:
+    """One Parquet file per unit, with the encoded crops as a binary column."""
+
+    def __init__(self, output: Folder, unit: str) -> None:
+        self._file = AtomicFile(output, f"{CROPS}/{unit}.parquet")
+        self._writer = pq.ParquetWriter(self._file.file, _PARQUET_SCHEMA, compression="none")
+        self._rows: list[dict[str, object]] = []
+
+    def add(self, name: str, content: bytes, label: str | None) -> None:
+        self._rows.append({"crop": name, "image": content, "label": label})
+        if len(self._rows) >= _PARQUET_ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=_PARQUET_SCHEMA))
+        self._rows = []
+
+    def commit(self) -> None:
+        if self._rows:
+            self._flush()
+        self._writer.close()
+        self._file.commit()
+
+    def discard(self) -> None:
+        self._file.discard()
+
+
+class _NoWriter:
+    def add(self, name: str, content: bytes, label: str | None) -> None:
+        pass
+
+    def commit(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        pass

@@ -1,0 +1,119 @@
+"""Faces that are known already: looked up by image in a Parquet table."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from facemill.models.errors import ConfigError
+from facemill.transforms.ops.records import KnownRows
+from facemill.transforms.ops.storage import Folder
+
+_BOX_COLUMNS = ("x1", "y1", "x2", "y2")
+_NUM_CACHED_GROUPS = 8
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    path: str
+    index: int
+    first_id: str | None  # None where the file holds no statistics
+    last_id: str | None
+
+
+class KnownFaces:
+    """A table of faces with the columns `image_id, x1, y1, x2, y2` and, where it has them, `score` and `landmarks`.
+
+    The faces table of an earlier run is one. Only the row groups whose range of `image_id` fits are read, and the last
+    few are remembered, so a table in the order of the images costs little.
+
+    Raises:
+        ConfigError: There is no such table, or a column is missing.
+    """
+
+    def __init__(self, table: Folder) -> None:
+        self._table = table
+        self._groups: list[_RowGroup] = []
+        self._cache: OrderedDict[_RowGroup, pa.Table] = OrderedDict()
+        self.num_rows = 0
+        paths = _parquet_paths(table)
+        if not paths:
+            raise ConfigError(f"no Parquet file of known faces at {table.uri}")
+        for path in paths:
+            self._index_file(path)
+
+    @staticmethod
+    @lru_cache(maxsize=2)
+    def load(uri: str, storage_options: tuple[tuple[str, Any], ...] = ()) -> KnownFaces:
+        """The table at `uri`, indexed once per process."""
+        return KnownFaces(Folder(uri, dict(storage_options)))
+
+    def _index_file(self, path: str) -> None:
+        with self._table.fs.open(path, "rb") as file:
+            metadata = pq.ParquetFile(file).metadata
+        names = metadata.schema.to_arrow_schema().names
+        missing = [name for name in ("image_id", *_BOX_COLUMNS) if name not in names]
+        if missing:
+            raise ConfigError(f"the table of known faces {path} lacks the column {missing[0]!r}; it has {names}")
+        self.num_rows += metadata.num_rows
+        column = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == "image_id")
+        for index in range(metadata.num_row_groups):
+            statistics = metadata.row_group(index).column(column).statistics
+            known = statistics is not None and statistics.has_min_max
+            first, last = (statistics.min, statistics.max) if known else (None, None)
+            self._groups.append(_RowGroup(path, index, first, last))
+
+    def look_up(self, image_ids: Sequence[str]) -> dict[str, KnownRows]:
+        """The faces of each of the images, in the order of the table; no rows for an image that it does not name."""
+        wanted = pa.array(image_ids, pa.string())
+        found: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
+        for group in self._groups:
+            if not _may_hold(group, image_ids):
+                continue
+            rows = self._read(group)
+            for row in rows.filter(pc.is_in(rows["image_id"], value_set=wanted)).to_pylist():
+                found[row["image_id"]].append(row)
+        return {image_id: _known_rows(rows) for image_id, rows in found.items()}
+
+    def _read(self, group: _RowGroup) -> pa.Table:
+        if group not in self._cache:
+            with self._table.fs.open(group.path, "rb") as file:
+                parquet = pq.ParquetFile(file)
+                wanted = ("image_id", *_BOX_COLUMNS, "score", "landmarks")
+                columns = [name for name in wanted if name in parquet.schema_arrow.names]
+                self._cache[group] = parquet.read_row_group(group.index, columns=columns)
+            if len(self._cache) > _NUM_CACHED_GROUPS:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(group)
+        return self._cache[group]
+
+
+def _parquet_paths(table: Folder) -> list[str]:
+    if table.fs.isfile(table.path):
+        return [table.path]
+    return sorted(str(path) for path in table.fs.find(table.path) if str(path).endswith(".parquet"))
+
+
+def _may_hold(group: _RowGroup, image_ids: Iterable[str]) -> bool:
+    if group.first_id is None or group.last_id is None:
+        return True
+    first, last = group.first_id, group.last_id
+    return any(first <= image_id <= last for image_id in image_ids)
+
+
+def _known_rows(rows: list[dict[str, Any]]) -> KnownRows:
+    boxes = np.array([[row[name] for name in _BOX_COLUMNS] for row in rows], np.float32).reshape(-1, 4)
+    scores = np.array([np.nan if row.get("score") is None else row["score"] for row in rows], np.float32)
+    landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
+    for index, row in enumerate(rows):
+        if row.get("landmarks"):
+            landmarks[index] = np.asarray(row["landmarks"], np.float32).reshape(5, 2)
+    return KnownRows(boxes, scores, landmarks)

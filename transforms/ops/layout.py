@@ -1,0 +1,35 @@
+"""The names of what lies in an output folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+MANIFEST = "manifest.json"
+PLAN = "plan"
+IMAGES = "images"
+FACES = "faces"
+CROPS = "crops"
+FILES = "files"
+MARKERS = "_units"
+
+CropStore = Literal["tar", "files", "parquet", "none"]
+
+
+def images_name(unit: str) -> str:
+    """The table of a unit's inputs."""
+    return f"{IMAGES}/{unit}.parquet"
+
+
+def faces_name(unit: str) -> str:
+    """The table of a unit's faces."""
+    return f"{FACES}/{unit}.parquet"
+
+
+def marker_name(unit: str) -> str:
+    """The commit marker of a unit, written last."""
+    return f"{MARKERS}/{unit}.json"
+
+
+def crop_key(unit: str, image_index: int, face_index: int) -> str:
+    """The name of a crop without its extension: unique in the output, free of dots and slashes, sorted by input."""
+    return f"{unit}-{image_index:06d}-{face_index:02d}"

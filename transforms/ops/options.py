@@ -1,0 +1,64 @@
+"""Options of the steps that have no file of options of their own, with their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from facemill.models.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Limits of what is decoded.
+
+    Attributes:
+        max_pixels: A larger image is `too_large`; checked before any pixel is decoded.
+        min_side_px: An image with a shorter side is `too_small`.
+    """
+
+    max_pixels: int = 80_000_000
+    min_side_px: int = 12
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "min_side_px"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class LandmarkOptions:
+    """Where the faces come from when they are known.
+
+    Attributes:
+        known_faces: URI of a Parquet table of faces that takes the place of detection.
+        relocate: Place the five points anew on known faces that have them.
+    """
+
+    known_faces: str | None = None
+    relocate: bool = False
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What changes the speed, the memory and the layout of the output, but not the result.
+
+    Attributes:
+        batch_bytes: Encoded bytes of a batch of images on its way from reading to decoding.
+        batch_pixels: Pixels of a batch of decoded images.
+        unit_bytes: About how many bytes of input make a unit.
+        unit_files: At most how many loose files make a unit.
+        max_worker_deaths: How often an image may kill its worker until it is given up.
+        stall_seconds: A worker that shows no sign of life for so long is taken for hung, and killed.
+    """
+
+    batch_bytes: int = 4 << 20
+    batch_pixels: int = 4 << 20
+    unit_bytes: int = 8 << 20
+    unit_files: int = 2000
+    max_worker_deaths: int = 3
+    stall_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_bytes", "batch_pixels", "unit_bytes", "unit_files", "max_worker_deaths", "stall_seconds"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")

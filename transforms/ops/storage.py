@@ -1,0 +1,164 @@
+"""Files on any fsspec file system: joining, atomic writing, sweeping."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from facemill.models.errors import OutputError
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder by its URI; picklable, so that it can travel to the workers."""
+
+    uri: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fs(self) -> fsspec.AbstractFileSystem:
+        """The file system, cached by fsspec."""
+        return fsspec.core.url_to_fs(self.uri, **self.storage_options)[0]
+
+    @property
+    def path(self) -> str:
+        """The folder's path on its file system, without a slash at the end."""
+        return str(fsspec.core.url_to_fs(self.uri, **self.storage_options)[1]).rstrip("/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder lies on this machine's own file system."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    def join(self, name: str) -> str:
+        """The path of `name` below the folder, as the file system takes it."""
+        return f"{self.path}/{name}" if name else self.path
+
+    def exists(self, name: str) -> bool:
+        """Whether the file or folder `name` exists, asked of the store and not of a cached listing."""
+        fs = self.fs
+        fs.invalidate_cache(self.path)
+        return bool(fs.exists(self.join(name)))
+
+    def read_bytes(self, name: str) -> bytes:
+        """The content of the file `name`."""
+        return bytes(self.fs.cat_file(self.join(name)))
+
+    def read_many(self, names: list[str]) -> dict[str, bytes]:
+        """The contents of many files, fetched at once where the store can do it."""
+        if not names:
+            return {}
+        paths = {self.join(name): name for name in names}
+        contents = self.fs.cat(list(paths))
+        return {paths[path]: bytes(content) for path, content in contents.items()}
+
+    def list_names(self, folder: str) -> list[str]:
+        """The names of the files directly in `folder`, sorted; empty where it does not exist."""
+        fs = self.fs
+        fs.invalidate_cache(self.path)
+        try:
+            paths = fs.ls(self.join(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(str(path).rsplit("/", 1)[-1] for path in paths)
+
+    def make_folder(self, name: str) -> None:
+        """Create `name` where the store knows folders."""
+        self.fs.makedirs(self.join(name), exist_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name` if it exists."""
+        if self.exists(name):
+            self.fs.rm_file(self.join(name))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a small file so that it is there whole or not at all."""
+        with self.open_atomic(name) as file:
+            file.write(content)
+
+    @contextmanager
+    def open_atomic(self, name: str) -> Iterator[BinaryIO]:
+        """Open `name` for writing; it appears when the block ends well, and never half-written.
+
+        Raises:
+            OutputError: The store refused the write.
+        """
+        writer = AtomicFile(self, name)
+        try:
+            yield writer.file
+            writer.commit()
+        except OSError as error:
+            writer.discard()
+            raise output_error(self.join(name), error) from error
+        except BaseException:
+            writer.discard()
+            raise
+
+    def sweep(self, folder: str) -> int:
+        """Remove what interrupted writers left in `folder`; how many files that were."""
+        if not self.is_local:
+            return 0  # an uncommitted upload to an object store is not a file
+        orphans = [n for n in self.list_names(folder) if n.startswith(".") and n.endswith(_TEMPORARY_SUFFIX)]
+        for orphan in orphans:
+            os.unlink(self.join(f"{folder}/{orphan}" if folder else orphan))
+        return len(orphans)
+
+
+class AtomicFile:
+    """A file that appears under its name only on `commit`.
+
+    On a local disk that is a temporary file in the same folder and `os.replace`; elsewhere it is an upload that is
+    completed on `commit` (fsspec's `autocommit=False`), which for object stores is atomic.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._path = folder.join(name)
+        self._temporary: str | None = None
+        try:
+            if folder.is_local:
+                parent, base = os.path.split(self._path)
+                os.makedirs(parent, exist_ok=True)
+                self._temporary = os.path.join(parent, f".{base}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+                self.file: BinaryIO = open(self._temporary, "wb")  # noqa: SIM115
+            else:
+                self.file = cast(BinaryIO, folder.fs.open(self._path, "wb", autocommit=False))
+        except OSError as error:
+            raise output_error(self._path, error) from error
+
+    def commit(self) -> None:
+        """Make the file appear under its name."""
+        if self._temporary is None:
+            self.file.close()
+            cast(Any, self.file).commit()
+            return
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self._temporary, self._path)
+        self._temporary = None
+
+    def discard(self) -> None:
+        """Give the file up, leaving nothing behind."""
+        try:
+            self.file.close()
+            if self._temporary is None:
+                cast(Any, self.file).discard()
+        except OSError:
+            pass  # closing flushes, and a full disk has already been reported
+        if self._temporary is not None and os.path.exists(self._temporary):
+            os.unlink(self._temporary)
+
+
+def output_error(path: str, error: OSError) -> OutputError:
+    """The error for the user when `path` cannot be written."""
+    why = error.strerror or str(error) or type(error).__name__
+    return OutputError(f"cannot write {path}: {why}. What was committed is valid; the same command goes on from there")

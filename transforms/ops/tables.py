@@ -1,0 +1,125 @@
+"""The `images` and `faces` tables: their schemas, and their rows from records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from facemill.transforms.ops.records import ImageRecord
+
+SCHEMA_VERSION = 1
+
+IMAGES_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("unit", pa.string()),
+        ("source", pa.string()),
+        ("member", pa.string()),
+        ("sha256", pa.string()),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("exif_orientation", pa.int8()),
+        ("label", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("message", pa.string()),
+        ("num_faces", pa.int32()),
+        ("num_kept", pa.int32()),
+    ]
+)
+
+FACES_SCHEMA = pa.schema(
+    [
+        ("face_id", pa.string()),
+        ("image_id", pa.string()),
+        ("unit", pa.string()),
+        ("face_index", pa.int32()),
+        ("x1", pa.float32()),
+        ("y1", pa.float32()),
+        ("x2", pa.float32()),
+        ("y2", pa.float32()),
+        ("score", pa.float32()),
+        ("landmarks", pa.list_(pa.float32())),
+        ("yaw_deg", pa.float32()),
+        ("pitch_deg", pa.float32()),
+        ("roll_deg", pa.float32()),
+        ("interocular_px", pa.float32()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),
+        ("crop", pa.string()),
+        ("label", pa.string()),
+    ]
+)
+
+
+def num_kept(record: ImageRecord) -> int:
+    """How many faces of an image are kept."""
+    return 0 if record.faces is None else record.faces.reasons.count("")
+
+
+def image_status(record: ImageRecord) -> str:
+    """`failed`, `no_face`, `rejected` (faces, none kept) or `ok`."""
+    if record.failure is not None:
+        return "failed"
+    if record.faces is None or not len(record.faces):
+        return "no_face"
+    return "ok" if num_kept(record) else "rejected"
+
+
+def images_table(records: Iterable[ImageRecord], unit: str) -> pa.Table:
+    """One row per input, in the order given."""
+    return pa.Table.from_pylist([_image_row(record, unit) for record in records], schema=IMAGES_SCHEMA)
+
+
+def faces_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """One row per face, from `face_rows`."""
+    return pa.Table.from_pylist(list(rows), schema=FACES_SCHEMA)
+
+
+def _image_row(record: ImageRecord, unit: str) -> dict[str, Any]:
+    return {
+        "image_id": record.image_id,
+        "unit": unit,
+        "source": record.source,
+        "member": record.member,
+        "sha256": record.sha256,
+        "format": record.format,
+        "width": record.width,
+        "height": record.height,
+        "exif_orientation": record.exif_orientation,
+        "label": record.label,
+        "status": image_status(record),
+        "reason": record.failure.reason if record.failure else None,
+        "message": record.failure.message if record.failure else None,
+        "num_faces": 0 if record.faces is None else len(record.faces),
+        "num_kept": num_kept(record),
+    }
+
+
+def face_rows(record: ImageRecord, unit: str, crop_names: tuple[str | None, ...]) -> list[dict[str, Any]]:
+    """The rows of one image's faces; `crop_names` holds a name for each face that has a crop."""
+    faces = record.faces
+    if faces is None:
+        return []
+    assert faces.angles_deg is not None and faces.interocular_px is not None
+    return [
+        {
+            "face_id": f"{record.image_id}#{index}",
+            "image_id": record.image_id,
+            "unit": unit,
+            "face_index": index,
+            **dict(zip(("x1", "y1", "x2", "y2"), faces.boxes[index].tolist(), strict=True)),
+            "score": float(faces.scores[index]),
+            "landmarks": faces.landmarks[index].ravel().tolist(),
+            **dict(zip(("yaw_deg", "pitch_deg", "roll_deg"), faces.angles_deg[index].tolist(), strict=True)),
+            "interocular_px": float(faces.interocular_px[index]),
+            "kept": reason == "",
+            "reason": reason or None,
+            "crop": crop_names[index],
+            "label": record.label,
+        }
+        for index, reason in enumerate(faces.reasons)
+    ]

@@ -1,0 +1,82 @@
+"""Read: units in, batches of encoded images out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import apache_beam as beam
+
+from facemill.transforms.elements import Batch, Element, EndOfUnit
+from facemill.transforms.ops import heartbeat
+from facemill.transforms.ops.layout import marker_name
+from facemill.transforms.ops.reading import InputRoots, ReadOptions, read_unit
+from facemill.transforms.ops.records import ImageRecord
+from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.units import Unit
+
+
+@dataclass
+class ReadImages(beam.PTransform):
+    """Reads the images of each unit, unless the unit is committed already.
+
+    Args:
+        roots: The input roots by name.
+        options: Labels, limits and columns.
+        output: The output folder, where commit markers are looked up.
+        batch_bytes: A batch is closed when its encoded files reach this many bytes.
+        quarantined: Positions, by unit, of images that are not to be touched again, as they killed the worker.
+    """
+
+    roots: InputRoots
+    options: ReadOptions
+    output: Folder
+    batch_bytes: int
+    quarantined: Mapping[str, tuple[int, ...]]
+
+    def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[Element]:
+        """PCollection of `Unit` -> PCollection of `Element`."""
+        read = _ReadFn(self.roots, self.options, self.output, self.batch_bytes, self.quarantined)
+        return units | "ReadUnit" >> beam.ParDo(read).with_output_types(Element)
+
+
+class _ReadFn(beam.DoFn):
+    def __init__(
+        self,
+        roots: InputRoots,
+        options: ReadOptions,
+        output: Folder,
+        batch_bytes: int,
+        quarantined: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self._roots = roots
+        self._options = options
+        self._output = output
+        self._batch_bytes = batch_bytes
+        self._quarantined = quarantined
+
+    def process(self, unit: Unit) -> Iterator[Element]:
+        if self._output.exists(marker_name(unit.name)):
+            return  # a retried or repeated unit is harmless
+        heartbeat.begin_unit()
+        started_at = time.time()
+        num_images = 0
+        skip = frozenset(self._quarantined.get(unit.name, ()))
+        for records in _batched(read_unit(unit, self._roots, self._options, skip=skip), self._batch_bytes):
+            num_images += len(records)
+            yield Batch(unit.name, records)
+        yield EndOfUnit(unit.name, num_images, started_at)
+
+
+def _batched(records: Iterator[ImageRecord], batch_bytes: int) -> Iterator[tuple[ImageRecord, ...]]:
+    batch: list[ImageRecord] = []
+    num_bytes = 0
+    for record in records:
+        batch.append(record)
+        num_bytes += record.num_bytes
+        if num_bytes >= batch_bytes:
+            yield tuple(batch)
+            batch, num_bytes = [], 0
+    if batch:
+        yield tuple(batch)
