@@ -1,4 +1,4 @@
-"""Errors of facemill that went through a runner, which keeps their text alone."""
+"""Errors of facemill that went through a runner, which adds the place or keeps their text alone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ _KNOWN: dict[str, type[FacemillError]] = {
     error.__name__: error for error in (ConfigError, FacemillError, ModelLoadError, OutputError)
 }
 _RAISED = re.compile(r"facemill\.models\.errors\.(?P<name>\w+): (?P<message>[^\n]*)")
-_PLACE = re.compile(r" \[while running '[^']*'\]$")
+_PLACE = re.compile(r" \[while running '[^']*'\]")
 
 
-def raise_known_error(error: BaseException) -> None:
-    """Raise the FacemillError that the text of a runner's error quotes; returns where it quotes none."""
+def known_error(error: Exception) -> FacemillError | None:
+    """The FacemillError that a runner's error is or quotes, as it was before the runner; None for all else."""
+    if isinstance(error, FacemillError):
+        return type(error)(_PLACE.sub("", str(error)))
     found = list(_RAISED.finditer(str(error)))
-    if found and found[-1]["name"] in _KNOWN:
-        message = _PLACE.sub("", found[-1]["message"].strip().strip('"'))
-        raise _KNOWN[found[-1]["name"]](message) from error
+    if not found or found[-1]["name"] not in _KNOWN:
+        return None
+    return _KNOWN[found[-1]["name"]](_PLACE.sub("", found[-1]["message"]).strip().strip('"'))

@@ -28,6 +28,7 @@ from facemill.transforms.ops.units import Unit
 _POLL_SECONDS = 0.25
 _MAX_ATTEMPTS = 3  # of a unit that raises, for instance because a store does not answer
 _MAX_DEATHS_PER_UNIT = 12  # of a unit that kills its workers in ever other places
+_MAX_DEATHS_AT_START = 6  # in a row, before any worker could set itself up
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class _Crew:
         self._errors: Counter[str] = Counter()
         self._deaths: Counter[str] = Counter()
         self._blamed: Counter[tuple[str, int]] = Counter()
+        self._deaths_at_start = 0
         self._done = Activity()
         self._on_activity = on_activity
 
@@ -167,7 +169,7 @@ class _Crew:
             summary = future.result()
         except BrokenProcessPool:
             self._replace(worker)
-            self._after_death(unit, worker.slots[Slot.IMAGE_INDEX])
+            self._after_death(unit, worker)
         except (OutputError, ModelLoadError, ConfigError):
             raise
         except Exception as error:
@@ -183,9 +185,13 @@ class _Crew:
         worker.close()
         self._idle.append(_Worker(self._job))
 
-    def _after_death(self, unit: Unit, image_index: int) -> None:
+    def _after_death(self, unit: Unit, worker: _Worker) -> None:
         """Try the unit again, without the image that has now killed its worker too often."""
         self.outcome.num_deaths += 1
+        self._deaths_at_start = 0 if worker.slots[Slot.PID] else self._deaths_at_start + 1
+        if self._deaths_at_start >= _MAX_DEATHS_AT_START:
+            raise OutputError("the worker processes die as they start; see the messages above")
+        image_index = worker.slots[Slot.IMAGE_INDEX]
         self._deaths[unit.name] += 1
         if self._deaths[unit.name] >= _MAX_DEATHS_PER_UNIT:
             self.outcome.lost[unit.name] = f"its worker died {_MAX_DEATHS_PER_UNIT} times"

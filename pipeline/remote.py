@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from facemill.models.errors import ConfigError, OutputError
+from facemill.models.errors import ConfigError, FacemillError, OutputError
 from facemill.pipeline.job import Job
 from facemill.pipeline.worker import quieten_logging
 from facemill.transforms.ops.units import Unit
@@ -35,7 +35,7 @@ def run_remote(job: Job, units: Sequence[Unit], *, runner: str, arguments: Seque
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from facemill.pipeline.errors import raise_known_error
+    from facemill.pipeline.errors import known_error
     from facemill.pipeline.graph import process_units
 
     check_runner(runner)
@@ -48,9 +48,9 @@ def run_remote(job: Job, units: Sequence[Unit], *, runner: str, arguments: Seque
     process_units(pipeline | "Units" >> beam.Create(units) | "Spread" >> beam.Reshuffle(), job=job, quarantined={})
     try:
         state = pipeline.run().wait_until_finish()
-    except RuntimeError as error:
-        raise_known_error(error)
-        raise OutputError(f"the job failed on {runner}: {str(error).strip().splitlines()[-1]}") from error
+    except (FacemillError, RuntimeError) as error:
+        why = known_error(error) or OutputError(f"the job failed on {runner}: {str(error).strip().splitlines()[-1]}")
+        raise why from error
     if state not in (None, "DONE"):
         raise OutputError(f"the job ended on {runner} as {state}; see its log. The same command goes on from there")
 

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import MutableSequence
 
-from facemill.models.errors import OutputError
+from facemill.models.errors import FacemillError, OutputError
 from facemill.pipeline.job import Job
 from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.committing import UnitSummary
@@ -39,8 +39,9 @@ def _die_with_parent() -> None:
 
 
 def quieten_logging() -> None:
-    """Let errors through, and of facemill also warnings; called before Beam is imported, which logs on import."""
+    """Silence Beam, whose errors are told in our own words; called before it is imported, as it logs on import."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     logging.getLogger("facemill").setLevel(logging.WARNING)
 
 
@@ -50,7 +51,7 @@ def run_unit(unit: Unit, quarantined: tuple[int, ...]) -> UnitSummary:
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    from facemill.pipeline.errors import raise_known_error
+    from facemill.pipeline.errors import known_error
     from facemill.pipeline.graph import process_units
 
     assert _job is not None
@@ -62,9 +63,8 @@ def run_unit(unit: Unit, quarantined: tuple[int, ...]) -> UnitSummary:
                 job=_job,
                 quarantined={unit.name: quarantined},
             )
-    except RuntimeError as error:
-        raise_known_error(error)
-        raise
+    except (FacemillError, RuntimeError) as error:
+        raise (known_error(error) or error) from error
     marker = marker_name(unit.name)
     if not _job.output.exists(marker):
         raise OutputError(f"{unit.name} ended without a commit marker")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import tracemalloc
 import warnings
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from facemill.models.errors import ConfigError
 from facemill.transforms.ops.alignment import (
     BORDERS,
     AlignOptions,
+    Border,
     align_face,
     estimate_similarity,
     transform_points,
@@ -62,7 +64,7 @@ def smooth_image(height: int, width: int, *, sigma_px: float) -> np.ndarray:
 
 def test_arcface_template_is_the_96x112_one_moved_by_8_px() -> None:
     sphereface = [[30.2946, 51.6963], [65.5318, 51.5014], [48.0252, 71.7366], [33.5493, 92.3655], [62.7299, 92.2041]]
-    np.testing.assert_allclose(ARCFACE.points, np.array(sphereface) + [8, 0], atol=1e-9)
+    np.testing.assert_allclose(ARCFACE.points, np.add(sphereface, [8, 0]), atol=1e-9)
     assert ARCFACE.size_wh == (112, 112)
     assert not ARCFACE.points.flags.writeable
 
@@ -74,9 +76,9 @@ def test_arcface_template_is_the_96x112_one_moved_by_8_px() -> None:
         ({"border": "mirror"}, "border must be one of black, white, replicate, reflect, got 'mirror'"),
     ],
 )
-def test_unknown_names_are_config_errors(options: dict[str, str], message: str) -> None:
+def test_unknown_names_are_config_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        AlignOptions(**options)  # type: ignore[arg-type]
+        AlignOptions(**options)
     assert str(caught.value) == message
 
 
@@ -160,10 +162,9 @@ def test_landmarks_arrive_within_a_tenth_of_a_pixel(scale: float, angle_deg: flo
     side = round(300 / scale)
     to_crop = about(scale, angle_deg, (side * 0.52 + 0.3, side * 0.47 + 0.1))
     landmarks = transform_points(cv2.invertAffineTransform(to_crop), ARCFACE.points)
-    y, x = np.mgrid[:side, :side]
-    image = np.zeros((side, side))
-    for landmark in landmarks:  # blobs of 2 px in the crop
-        image += 250 * np.exp(-((x - landmark[0]) ** 2 + (y - landmark[1]) ** 2) * scale**2 / 8)
+    # Blobs of 2 px in the crop: exp(-(x^2 + y^2)) is a product of one function of x and one of y.
+    by_x, by_y = np.exp(-((np.arange(side) - landmarks.T[..., None]) ** 2) * scale**2 / 8)
+    image = 250 * by_y.T @ by_x
     crop = align_face(np.repeat(np.rint(image).astype(np.uint8)[..., None], 3, axis=2), landmarks, ARCFACE)
     for expected in ARCFACE.points:
         left, top = np.rint(expected).astype(int) - 7
@@ -191,44 +192,44 @@ def test_crop_of_a_smooth_picture_equals_skimage(scale: float) -> None:
     assert np.abs(crop - expected)[inside].mean() < 1.5
 
 
-@pytest.mark.parametrize("scale", [0.03, 0.1, 0.19, 0.33, 0.45, 0.5, 0.63, 0.8])
+@pytest.mark.parametrize("scale", [0.1, 0.19, 0.33, 0.45, 0.5, 0.63, 0.8])
 @pytest.mark.parametrize("angle_deg", [0, 17])
 def test_what_the_crop_cannot_show_does_not_alias(scale: float, angle_deg: float) -> None:
-    """A checkerboard of single pixels, and stripes of 1.5 times the crop's highest frequency, become grey."""
-    side = min(round(200 / scale), 2000)
+    """A checkerboard of single pixels, and stripes of 1.5 times the crop's highest frequency, fade into grey."""
+    side = round(200 / scale)
     y, x = np.mgrid[:side, :side]
     checkerboard = 255.0 * ((x + y) % 2)
     stripes = 127.5 + 127.5 * np.sin(2 * np.pi * min(0.75 * scale, 0.5) * x + 0.5)
-    for pattern, most in ((checkerboard, 18), (stripes, 42)):
+    for pattern, most in ((checkerboard, 15), (stripes, 28)):
         image = np.repeat(np.rint(pattern).astype(np.uint8)[..., None], 3, axis=2)
         matrix = about(scale, angle_deg, (side / 2 + 0.2, side / 2 + 0.4))
         crop = warp_similarity(image, matrix, (112, 112))[30:-30, 30:-30]
         assert crop.std() < most
         assert abs(crop.mean() - 127.5) < 4
-    # The plain way would fail this test: it takes every 1 / scale-th pixel.
+    # cv2 alone takes the pixels around every 1 / scale-th.
     plain = cv2.warpAffine(image, matrix, (112, 112), flags=cv2.INTER_LINEAR)[30:-30, 30:-30]
-    assert plain.std() > 42
+    assert plain.std() > 33
 
 
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("offset_xy", [(0, 0), (2, 3), (-2, 1), (9, -9), (25, 0), (-40, 33)])
-def test_border_rules_equal_numpy_pad(border: str, offset_xy: tuple[int, int]) -> None:
+def test_border_rules_equal_numpy_pad(border: Border, offset_xy: tuple[int, int]) -> None:
     image = noise_image(7, 6)
     padded = np.pad(image, ((60, 60), (60, 60), (0, 0)), **NUMPY_PAD[border])
     x, y = 60 - offset_xy[0], 60 - offset_xy[1]
-    crop = warp_similarity(image, similarity(1, 0, offset_xy), (8, 5), border=border)  # type: ignore[arg-type]
+    crop = warp_similarity(image, similarity(1, 0, offset_xy), (8, 5), border=border)
     np.testing.assert_array_equal(crop, padded[y : y + 5, x : x + 8])
 
 
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("factor", [2, 4, 10])
-def test_shrinking_across_the_border_equals_block_means_of_numpy_pad(border: str, factor: int) -> None:
+def test_shrinking_across_the_border_equals_block_means_of_numpy_pad(border: Border, factor: int) -> None:
     image = smooth_image(20 * factor, 30 * factor, sigma_px=2 * factor)
     padded = np.pad(image, ((8 * factor,) * 2, (8 * factor,) * 2, (0, 0)), **NUMPY_PAD[border]).astype(float)
     expected = padded.reshape(36, factor, 46, factor, 3).mean(axis=(1, 3))
     # The pixel X of the crop covers the pixels factor * X ... factor * X + factor - 1 of the padded picture.
     shift = 8 + 0.5 / factor - 0.5
-    crop = warp_similarity(image, similarity(1 / factor, 0, (shift, shift)), (46, 36), border=border)  # type: ignore[arg-type]
+    crop = warp_similarity(image, similarity(1 / factor, 0, (shift, shift)), (46, 36), border=border)
     error = np.abs(crop - expected)
     assert error.mean() < 1.5
     if border in ("replicate", "reflect"):
@@ -249,16 +250,30 @@ def test_shrinking_across_the_border_equals_block_means_of_numpy_pad(border: str
         (1e6, (50, 40)),
     ],
 )
-def test_any_face_gives_a_crop_of_the_right_size(border: str, scale: float, center_xy: tuple[float, float]) -> None:
+def test_any_face_gives_a_crop_of_the_right_size(border: Border, scale: float, center_xy: tuple[float, float]) -> None:
     landmarks = transform_points(cv2.invertAffineTransform(about(scale, 5, center_xy)), ARCFACE.points)
-    crop = align_face(noise_image(80, 100), landmarks, ARCFACE, border=border)  # type: ignore[arg-type]
+    crop = align_face(noise_image(80, 100), landmarks, ARCFACE, border=border)
     assert crop.shape == (112, 112, 3) and crop.dtype == np.uint8
 
 
 @pytest.mark.parametrize(("border", "value"), [("black", 0), ("white", 255)])
-def test_a_face_entirely_outside_is_border_only(border: str, value: int) -> None:
+def test_a_face_entirely_outside_is_border_only(border: Border, value: int) -> None:
     matrix = about(0.3, 12, (2000, -900))
-    assert (warp_similarity(noise_image(80, 100), matrix, (112, 112), border=border) == value).all()  # type: ignore[arg-type]
+    assert (warp_similarity(noise_image(80, 100), matrix, (112, 112), border=border) == value).all()
+
+
+@given(
+    scale=st.floats(0.05, 3),
+    angle_deg=st.floats(-180, 180),
+    center_xy=st.tuples(st.floats(-300, 300), st.floats(-300, 300)),
+    border=st.sampled_from(["replicate", "reflect"]),
+)
+def test_a_picture_of_one_colour_goes_on_beyond_its_border(
+    scale: float, angle_deg: float, center_xy: tuple[float, float], border: Border
+) -> None:
+    image = np.full((83, 97, 3), (200, 30, 77), np.uint8)
+    crop = warp_similarity(image, about(scale, angle_deg, center_xy), (112, 112), border=border)
+    assert (crop == (200, 30, 77)).all()
 
 
 def test_a_crop_depends_on_its_region_of_the_picture_alone() -> None:
@@ -303,12 +318,12 @@ def test_align_face_refuses_landmarks_in_one_point() -> None:
 
 
 @given(
-    landmarks=hnp.arrays(np.float32, (5, 2), elements=st.floats(-1e30, 1e30, width=32)),
+    landmarks=hnp.arrays(np.float32, (5, 2), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
     border=st.sampled_from(BORDERS),
 )
-def test_align_face_gives_a_crop_or_a_value_error(landmarks: np.ndarray, border: str) -> None:
+def test_align_face_gives_a_crop_or_a_value_error(landmarks: np.ndarray, border: Border) -> None:
     try:
-        crop = align_face(np.full((9, 14, 3), 77, np.uint8), landmarks, ARCFACE, border=border)  # type: ignore[arg-type]
+        crop = align_face(np.full((9, 14, 3), 77, np.uint8), landmarks, ARCFACE, border=border)
     except ValueError as error:
         assert "no similarity is determined" in str(error)
     else:

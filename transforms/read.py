@@ -57,8 +57,10 @@ class _ReadFn(beam.DoFn):
         self._quarantined = quarantined
 
     def process(self, unit: Unit) -> Iterator[Element]:
-        if self._output.exists(marker_name(unit.name)):
-            return  # a retried or repeated unit is harmless
+        if not self._output.exists(marker_name(unit.name)):  # so that a unit that is handed out twice is harmless
+            yield from self._read(unit)
+
+    def _read(self, unit: Unit) -> Iterator[Element]:
         heartbeat.begin_unit()
         started_at = time.time()
         num_images = 0

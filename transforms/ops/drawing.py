@@ -90,7 +90,7 @@ def _with_scores(canvas: np.ndarray, boxes: np.ndarray, scores: np.ndarray, line
         if np.isfinite(box).all() and right - left <= box[2] - box[0]:
             ((x, y), _) = _pixels(canvas, np.reshape(box, (2, 2)))
             above = y - line_px - bottom
-            place = (x - left, above if above + top >= 0 else y + line_px - top)
+            place = (x - left, above if above + top >= 0 else y + 2 * line_px - top)
             draw.text(place, text, _BOX_COLOR, font=font, stroke_width=line_px, stroke_fill=_DARK)
     return np.array(picture)
 

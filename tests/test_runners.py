@@ -1,0 +1,119 @@
+"""The same graph on Beam's own runners gives the same tables and crops as the local mode."""
+
+from __future__ import annotations
+
+import io
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pictures import archive, read_crops, read_table, write_tar
+
+from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.config import load_config
+from facemill.pipeline.run import RunRequest, run
+from facemill.transforms.ops.storage import Folder
+
+FILES = archive(12)
+RUNNERS = {
+    "in memory": ("FnApiRunner", ["--direct_running_mode=in_memory"]),
+    "threads": ("FnApiRunner", ["--direct_running_mode=multi_threading", "--direct_num_workers=2"]),
+    "processes": ("FnApiRunner", ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]),
+    "DirectRunner": ("DirectRunner", []),
+    "bundles": ("BundleBasedDirectRunner", []),
+}
+
+
+def start(folder: Path, output: Path, **options: object) -> None:
+    request = RunRequest(inputs=[str(folder)], output=Folder(str(output)), config=load_config(), **options)
+    assert run(request, out=io.StringIO(), err=io.StringIO()).is_complete
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    names = sorted(FILES)
+    for number in range(3):
+        write_tar(folder / f"{number}.tar", {name: FILES[name] for name in names[number::3]})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("expected") / "out"
+    start(shards, output)
+    assert len(read_table(output, "images")) == len(FILES)
+    return output
+
+
+def assert_same(output: Path, expected: Path) -> None:
+    assert read_table(output, "images") == read_table(expected, "images")
+    assert read_table(output, "faces") == read_table(expected, "faces")
+    assert read_crops(output) == read_crops(expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", RUNNERS)
+def test_a_runner_gives_the_same(name: str, shards: Path, expected: Path, tmp_path: Path) -> None:
+    runner, arguments = RUNNERS[name]
+    start(shards, tmp_path / "out", runner=runner, beam_arguments=arguments)
+    assert_same(tmp_path / "out", expected)
+
+
+@pytest.fixture
+def job_service() -> Iterator[str]:
+    """Beam's local job service, on a free port of the loopback."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", f"--port={port}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_port(port)
+        yield f"localhost:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as client:
+            if client.connect_ex(("localhost", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+def test_portable_runner_gives_the_same(job_service: str, shards: Path, expected: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "facemill.pipeline.cli", "run", "--input", str(shards)]
+    command += ["--output", str(tmp_path / "out"), "--runner", "PortableRunner"]
+    command += [f"--job_endpoint={job_service}", "--environment_type=LOOPBACK"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert finished.returncode == 0, finished.stderr
+    assert_same(tmp_path / "out", expected)
+
+
+def test_a_runner_that_loses_outputs_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="DaskRunner loses outputs"):
+        start(shards, tmp_path / "out", runner="DaskRunner")
+
+
+def test_an_unknown_runner_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Beam does not take --runner NoSuchRunner"):
+        start(shards, tmp_path / "out", runner="NoSuchRunner")
+
+
+def test_a_failing_job_says_why(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "faces").write_bytes(b"")  # a file where the run needs a folder
+    with pytest.raises(OutputError, match=r"cannot write .*/faces/.*the same command goes on from there$"):
+        start(shards, tmp_path / "out", runner="FnApiRunner", beam_arguments=["--direct_running_mode=in_memory"])
