@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from facemill.models.cascade import DetectorOptions
 from facemill.models.errors import ConfigError
+from facemill.models.options import DetectorOptions
 from facemill.transforms.ops.alignment import AlignOptions
 from facemill.transforms.ops.crops import WriteOptions
 from facemill.transforms.ops.options import DecodeOptions, LandmarkOptions, RunOptions

@@ -18,11 +18,10 @@ from facemill.transforms.ops.drawing import contact_sheet
 from facemill.transforms.ops.layout import CROPS
 from facemill.transforms.ops.storage import Folder
 
-# Eileen Collins (NASA) and Grace Hopper (US Navy) are in the public domain, as is the rocket (NASA);
-# the coffee cup and the cat are CC0, the cameraman as well.
+# Eileen Collins (NASA), Grace Hopper (US Navy) and the rocket (NASA) are in the public domain; the coffee cup and the
+# cat are CC0.
 _SKIMAGE_PHOTOS = {
     "people/astronaut.png": "astronaut.png",
-    "people/cameraman.png": "camera.png",
     "scenes/cat.png": "chelsea.png",
     "scenes/coffee.png": "coffee.png",
     "scenes/rocket.jpg": "rocket.jpg",

@@ -11,7 +11,7 @@ import apache_beam as beam
 
 from facemill.models.errors import BadInputError
 from facemill.transforms.elements import Batch, Element, apply_step, fail
-from facemill.transforms.ops.decoding import decode_pixels, read_header
+from facemill.transforms.ops.decoding import decode_pixels, read_header, sniff_format
 from facemill.transforms.ops.options import DecodeOptions
 from facemill.transforms.ops.records import Failure, ImageRecord
 
@@ -61,7 +61,7 @@ class _DecodeFn(beam.DoFn):
         try:
             header = read_header(data)
         except BadInputError as error:
-            return fail(hashed, Failure(error.reason, error.message))
+            return fail(dataclasses.replace(hashed, format=sniff_format(data)), Failure(error.reason, error.message))
         described = dataclasses.replace(
             hashed,
             format=header.format,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from facemill.models.cascade import Cascade, DetectorOptions
+from facemill.models.cascade import Cascade
+from facemill.models.options import DetectorOptions
 from facemill.transforms.elements import Batch, Element, map_images
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.networks import load_cascade

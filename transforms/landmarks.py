@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import apache_beam as beam
 import numpy as np
 
-from facemill.models.cascade import Cascade, DetectorOptions
+from facemill.models.cascade import Cascade
+from facemill.models.options import DetectorOptions
 from facemill.transforms.elements import Element, map_images
 from facemill.transforms.ops.networks import load_cascade
 from facemill.transforms.ops.records import Faces, ImageRecord, KnownRows

@@ -6,11 +6,12 @@ from functools import lru_cache
 
 import cv2
 
-from facemill.models.cascade import Cascade, DetectorOptions
+from facemill.models.cascade import Cascade
+from facemill.models.options import DetectorOptions
 
 
 @lru_cache(maxsize=1)
 def load_cascade(options: DetectorOptions) -> Cascade:
-    """The networks, loaded once per process however many steps ask; OpenCV gets one thread, as workers use the cores."""
+    """The networks, loaded once per process; OpenCV gets one thread, for workers use the cores."""
     cv2.setNumThreads(1)
     return Cascade(options)

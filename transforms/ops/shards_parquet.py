@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyarrow.types as pat
+
 from facemill.models.errors import BadInputError
 from facemill.transforms.ops.members import (
     Member,
@@ -23,10 +21,7 @@ from facemill.transforms.ops.members import (
     file_size,
     member_of,
 )
-
-IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes", "data", "image_bytes", "content")
-NAME_COLUMNS = ("path", "file_name", "filename", "name", "__key__")
-LABEL_COLUMN = "label"
+from facemill.transforms.ops.parquet_columns import ParquetColumns, find_columns, is_text
 
 _BATCH_BYTES = 8 * 2**20
 _MAX_BATCH_ROWS = 64
@@ -72,14 +67,6 @@ class _WatchedFile:
         self.closed = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    image: str
-    name: str | None
-    label: str | None
-    class_names: tuple[str, ...]  # of a Hugging Face ClassLabel
-
-
 def iterate_parquet(
     file: BinaryIO,
     *,
@@ -97,13 +84,13 @@ def iterate_parquet(
     watched = _WatchedFile(file)
     try:
         parquet = _open(watched)
-        columns = _find_columns(parquet.schema_arrow, image_column, label_column)
+        columns = find_columns(parquet.schema_arrow, image_column, label_column)
     except BadInputError as error:
         yield failed_shard(error)
         return
     first_row = 0
     for group in range(parquet.metadata.num_row_groups if stop is None else min(stop, parquet.metadata.num_row_groups)):
-        num_rows = parquet.metadata.row_group(group).num_rows
+        num_rows = max(0, parquet.metadata.row_group(group).num_rows)
         if group >= start:
             try:
                 yield from _group_members(
@@ -160,63 +147,6 @@ def _open(watched: _WatchedFile) -> pq.ParquetFile:
         )
 
 
-def _find_columns(schema: pa.Schema, image_column: str | None, label_column: str | None) -> _Columns:
-    image = image_column or next((name for name in IMAGE_COLUMNS if _holds_bytes(schema, name)), None)
-    available = ", ".join(schema.names[:20])
-    if image is None:
-        raise BadInputError("read_error", f"no column of image bytes is called as usual, columns are: {available}")
-    if not _holds_bytes(schema, image):
-        raise BadInputError("read_error", f"no column {image!r} of image bytes, columns are: {available}")
-    label = label_column or LABEL_COLUMN
-    if not _is_simple(schema, label):
-        if label_column is not None:
-            raise BadInputError("read_error", f"no column {label!r} of numbers or text, columns are: {available}")
-        return _Columns(image, _name_column(schema, image), None, ())
-    return _Columns(image, _name_column(schema, image), label, _class_names(schema, label))
-
-
-def _name_column(schema: pa.Schema, image: str) -> str | None:
-    return next((name for name in NAME_COLUMNS if name != image and _is_text(_type_of(schema, name))), None)
-
-
-def _type_of(schema: pa.Schema, name: str) -> pa.DataType:
-    """The type of the one column called so, else null."""
-    index = schema.get_field_index(name)
-    return schema.field(index).type if index >= 0 else pa.null()
-
-
-def _holds_bytes(schema: pa.Schema, name: str) -> bool:
-    column_type = _type_of(schema, name)
-    if pat.is_struct(column_type):
-        index = column_type.get_field_index("bytes")
-        return index >= 0 and _is_binary(column_type.field(index).type)
-    return _is_binary(column_type)
-
-
-def _is_binary(column_type: pa.DataType) -> bool:
-    return pat.is_binary(column_type) or pat.is_large_binary(column_type) or pat.is_fixed_size_binary(column_type)
-
-
-def _is_text(column_type: pa.DataType) -> bool:
-    return pat.is_string(column_type) or pat.is_large_string(column_type)
-
-
-def _is_simple(schema: pa.Schema, name: str) -> bool:
-    column_type = _type_of(schema, name)
-    if pat.is_dictionary(column_type):
-        column_type = column_type.value_type
-    return _is_text(column_type) or pat.is_integer(column_type) or pat.is_boolean(column_type)
-
-
-def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
-    """The names of a ClassLabel feature, which Hugging Face `datasets` stores as JSON in the schema's metadata."""
-    try:
-        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return ()
-    return tuple(map(str, names)) if isinstance(names, list) else ()
-
-
 def _image_chunks(parquet: pq.ParquetFile, group: int, column: str) -> list[pq.ColumnChunkMetaData]:
     row_group = parquet.metadata.row_group(group)
     chunks = [row_group.column(index) for index in range(row_group.num_columns)]
@@ -226,24 +156,25 @@ def _image_chunks(parquet: pq.ParquetFile, group: int, column: str) -> list[pq.C
 def _group_members(
     parquet: pq.ParquetFile,
     watched: _WatchedFile,
-    columns: _Columns,
+    columns: ParquetColumns,
     group: int,
     rows: range,
     limits: ReadLimits,
 ) -> Iterator[Member]:
+    error = BadInputError("read_error", f"damaged: not the {len(rows)} rows that the Parquet footer says")
     row = rows.start
     for batch in _batches(parquet, watched, columns, group, limits):
         if row + batch.num_rows > rows.stop:
-            break
+            raise error
         for index in range(batch.num_rows):
             yield _member(batch, index, row, columns, limits)
             row += 1
     if row != rows.stop:
-        raise BadInputError("read_error", f"damaged: not the {len(rows)} rows that the Parquet footer says")
+        raise error
 
 
 def _batches(
-    parquet: pq.ParquetFile, watched: _WatchedFile, columns: _Columns, group: int, limits: ReadLimits
+    parquet: pq.ParquetFile, watched: _WatchedFile, columns: ParquetColumns, group: int, limits: ReadLimits
 ) -> Iterator[pa.RecordBatch]:
     names = [name for name in (columns.image, columns.name, columns.label) if name is not None]
     with _reading(watched):
@@ -270,12 +201,13 @@ def _batch_rows(chunks: list[pq.ColumnChunkMetaData], limits: ReadLimits) -> int
             raise BadInputError("read_error", f"a row group unpacks to more than {limit} bytes: a decompression bomb")
         row_bytes = chunk.total_uncompressed_size // max(1, chunk.num_values)
         if chunk.has_dictionary_page:
-            row_bytes = max(row_bytes, chunk.data_page_offset - chunk.dictionary_page_offset)
+            expansion = chunk.total_uncompressed_size // max(1, chunk.total_compressed_size) + 1
+            row_bytes = max(row_bytes, expansion * (chunk.data_page_offset - chunk.dictionary_page_offset))
         max_rows = min(max_rows, _BATCH_BYTES // max(1, row_bytes))
     return max(1, max_rows)
 
 
-def _member(batch: pa.RecordBatch, index: int, row: int, columns: _Columns, limits: ReadLimits) -> Member:
+def _member(batch: pa.RecordBatch, index: int, row: int, columns: ParquetColumns, limits: ReadLimits) -> Member:
     image = batch.column(columns.image)[index]
     path = None if columns.name is None else batch.column(columns.name)[index]
     if isinstance(image, pa.StructScalar):
@@ -297,7 +229,7 @@ def _value(scalar: pa.Scalar | None) -> int | str | None:
         scalar = scalar.value
     if scalar is None or not scalar.is_valid:
         return None
-    if _is_text(scalar.type):
+    if is_text(scalar.type):
         return scalar.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
     return scalar.as_py()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -57,9 +59,10 @@ class Folder:
         """The contents of many files, fetched at once where the store can do it."""
         if not names:
             return {}
-        paths = {self.join(name): name for name in names}
-        contents = self.fs.cat(list(paths))
-        return {paths[path]: bytes(content) for path, content in contents.items()}
+        paths = [self.join(name) for name in names]
+        # Not `cat`, which takes brackets in a path for a pattern.
+        contents = self.fs.cat_ranges(paths, [None] * len(paths), [None] * len(paths), on_error="raise")
+        return dict(zip(names, map(bytes, contents), strict=True))
 
     def list_names(self, folder: str) -> list[str]:
         """The names of the files directly in `folder`, sorted; empty where it does not exist."""
@@ -116,45 +119,43 @@ class Folder:
 class AtomicFile:
     """A file that appears under its name only on `commit`.
 
-    On a local disk that is a temporary file in the same folder and `os.replace`; elsewhere it is an upload that is
-    completed on `commit` (fsspec's `autocommit=False`), which for object stores is atomic.
+    On a local disk that is a temporary file in the same folder and `os.replace`. For an object store the file is
+    gathered in the system's temporary folder and uploaded on `commit`; an upload is there whole or not at all.
+    (fsspec's `autocommit=False` is not kept by all of its file systems.)
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
+        self._folder = folder
         self._path = folder.join(name)
-        self._temporary: str | None = None
+        parent, base = os.path.split(self._path)
+        attempt = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             if folder.is_local:
-                parent, base = os.path.split(self._path)
                 os.makedirs(parent, exist_ok=True)
-                self._temporary = os.path.join(parent, f".{base}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-                self.file: BinaryIO = open(self._temporary, "wb")  # noqa: SIM115
             else:
-                self.file = cast(BinaryIO, folder.fs.open(self._path, "wb", autocommit=False))
+                parent = tempfile.gettempdir()
+            self._temporary = os.path.join(parent, f".{base}.{attempt}{_TEMPORARY_SUFFIX}")
+            self.file: BinaryIO = open(self._temporary, "wb")  # noqa: SIM115
         except OSError as error:
             raise output_error(self._path, error) from error
 
     def commit(self) -> None:
         """Make the file appear under its name."""
-        if self._temporary is None:
-            self.file.close()
-            cast(Any, self.file).commit()
-            return
         self.file.flush()
+        if not self._folder.is_local:
+            self.file.close()
+            self._folder.fs.put_file(self._temporary, self._path)
+            os.unlink(self._temporary)
+            return
         os.fsync(self.file.fileno())
         self.file.close()
         os.replace(self._temporary, self._path)
-        self._temporary = None
 
     def discard(self) -> None:
-        """Give the file up, leaving nothing behind."""
-        try:
-            self.file.close()
-            if self._temporary is None:
-                cast(Any, self.file).discard()
-        except OSError:
-            pass  # closing flushes, and a full disk has already been reported
-        if self._temporary is not None and os.path.exists(self._temporary):
+        """Give the file up, leaving nothing behind; harmless after `commit`."""
+        with contextlib.suppress(OSError):
+            self.file.close()  # this flushes, and a full disk has already been reported
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary)
 
 
