@@ -29,7 +29,7 @@ setup(
     install_requires=[
         "apache-beam>=2.77,<3",
         "filelock>=3.13",
-        "fsspec>=2024.6",
+        "fsspec[http]>=2024.6",
         "mtcnn==1.0.0",
         "numpy>=1.26",
         "onnx>=1.16",
@@ -43,8 +43,11 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
+        "azure": ["adlfs>=2024.7"],
+        "gcs": ["gcsfs>=2024.6"],
         "heif": ["pillow-heif>=0.18"],
         "jxl": ["pillow-jxl-plugin>=1.3"],
+        "s3": ["s3fs>=2024.6"],
         "test": TEST,
         "dev": [*TEST, "build>=1", "mypy>=1.10", "ruff>=0.6"],
     },

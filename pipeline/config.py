@@ -149,5 +149,6 @@ def _validate(tree: Tree) -> Config:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         problem = first.get("ctx", {}).get("error", first["msg"])
-        given = "" if isinstance(problem, Exception) else f", got {first['input']!r}"
-        raise ConfigError(f"{place}: {problem}{given}") from error
+        if isinstance(problem, ConfigError):
+            raise ConfigError(f"{place}.{problem}") from error
+        raise ConfigError(f"{place}: {problem}, got {first['input']!r}") from error
