@@ -18,7 +18,8 @@ import pytest
 from PIL import Image, features
 
 from facemill.models.errors import BadInputError
-from facemill.transforms.ops.decoding import ImageHeader, decode_image, decode_pixels, read_header, sniff_format
+from facemill.transforms.ops.decoding import ImageHeader, decode_image, decode_pixels, read_header
+from facemill.transforms.ops.signatures import sniff_format
 
 HAS_AVIF = features.check("avif")
 NEEDS_AVIF = pytest.mark.skipif(not HAS_AVIF, reason="Pillow without AVIF")

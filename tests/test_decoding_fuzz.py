@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from facemill.models.errors import FAILURE_REASONS, BadInputError
-from facemill.transforms.ops.decoding import decode_image, read_header, sniff_format
+from facemill.transforms.ops.decoding import decode_image, read_header
+from facemill.transforms.ops.signatures import sniff_format
 
 CASES = int(os.environ.get("FACEMILL_FUZZ_CASES", "4000"))
 MAX_PIXELS = 200_000

@@ -11,9 +11,10 @@ import apache_beam as beam
 
 from facemill.models.errors import BadInputError
 from facemill.transforms.elements import Batch, Element, apply_step, fail
-from facemill.transforms.ops.decoding import decode_pixels, read_header, sniff_format
+from facemill.transforms.ops.decoding import decode_pixels, read_header
 from facemill.transforms.ops.options import DecodeOptions
 from facemill.transforms.ops.records import Failure, ImageRecord
+from facemill.transforms.ops.signatures import sniff_format
 
 
 @dataclass

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import importlib
 import io
-import re
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -26,67 +23,10 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from facemill.models.errors import BadInputError, FailureReason
+from facemill.models.errors import BadInputError
+from facemill.transforms.ops.integrity import PILLOW_ERRORS, check_whole, failure_reason, is_cut_riff, iso_media_boxes
+from facemill.transforms.ops.signatures import sniff_format
 
-# Pillow's plug-ins parse hostile bytes with plain Python and let escape whatever that raises, so this boundary names
-# all that they were seen to raise; anything else is our own mistake and must surface.
-_PILLOW_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-_MAGICS: tuple[tuple[str, int, bytes], ...] = (
-    ("JPEG", 0, b"\xff\xd8\xff"),
-    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
-    ("GIF", 0, b"GIF87a"),
-    ("GIF", 0, b"GIF89a"),
-    ("WEBP", 8, b"WEBP"),
-    ("CR2", 8, b"CR\x02"),
-    ("TIFF", 0, b"II*\x00"),
-    ("TIFF", 0, b"MM\x00*"),
-    ("TIFF", 0, b"II+\x00"),
-    ("TIFF", 0, b"MM\x00+"),
-    ("JPEG2000", 0, b"\xff\x4f\xff\x51"),
-    ("JPEG2000", 0, b"\x00\x00\x00\x0cjP  \r\n\x87\n"),
-    ("JXL", 0, b"\xff\x0a"),
-    ("JXL", 0, b"\x00\x00\x00\x0cJXL \r\n\x87\n"),
-    ("PSD", 0, b"8BPS"),
-    ("DDS", 0, b"DDS "),
-    ("SGI", 0, b"\x01\xda"),
-    ("ICNS", 0, b"icns"),
-    ("RAF", 0, b"FUJIFILMCCD-RAW"),
-    ("ORF", 0, b"IIRO"),
-    ("ORF", 0, b"IIRS"),
-    ("RW2", 0, b"IIU\x00"),
-    ("PDF", 0, b"%PDF-"),
-    ("EPS", 0, b"%!PS"),
-    ("SVG", 0, b"<svg"),
-    ("XML", 0, b"<?xml"),
-    ("HTML", 0, b"<!DOCTYPE"),
-    ("HTML", 0, b"<html"),
-    ("ZIP", 0, b"PK\x03\x04"),
-    ("GZIP", 0, b"\x1f\x8b\x08"),
-    ("AVI", 8, b"AVI "),
-    ("BMP", 0, b"BM"),
-)
-_PATTERNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
-    ("PPM", re.compile(rb"P[1-6y0fF]")),
-    ("PCX", re.compile(rb"\n[\x00\x02\x03\x05]\x01")),
-    # A TGA of type 2 starts like a cursor file that holds none.
-    ("ICO", re.compile(rb"\x00\x00[\x01\x02]\x00[^\x00]")),
-)
-_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
-_AVIF_BRANDS = frozenset((b"avif", b"avis"))
 _DECODED = frozenset(
     ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "AVIF", "JPEG2000", "PSD", "DDS", "SGI", "BMP", "PPM", "TGA")
 )
@@ -102,22 +42,13 @@ class _PlugIn(NamedTuple):
 
 _PLUG_INS = {"HEIC": _PlugIn("pillow_heif", "heif", "HEIF"), "JXL": _PlugIn("pillow_jxl", "jxl", "JXL")}
 
-# libjpeg reads ahead; these are 64 set bits, which no Huffman code matches, so they end a scan without adding to it.
-_JPEG_LOOKAHEAD = b"\xff\x00" * 8
-_JPEG_MAX_SCANS = 100  # encoders write about 10; each costs a pass over all pixels and may take 10 bytes
-_JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
-_JPEG_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
-_PNG_PICTURE_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT"))
-_DDS_FOURCC = 0x4
 _TIFF_NEW_SUBFILE_TYPE = 254
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_PHOTOMETRIC = 262
-_TIFF_OFFSETS_AND_COUNTS = ((273, 279), (324, 325))  # of strips, of tiles
 _WEBP_ALPHA, _WEBP_ANIMATION, _WEBP_LOSSLESS_ALPHA = 0x10, 0x02, 0x10
 _JXL_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _STRIP_PIXELS = 1 << 17
 
-_CUT_MESSAGE = re.compile("truncated|only got|not enough|reached eof|buffer is not large enough", re.IGNORECASE)
 
 _quiet_lock = threading.Lock()
 
@@ -152,27 +83,6 @@ class ImageHeader(NamedTuple):
     exif_orientation: int | None
 
 
-def sniff_format(data: bytes) -> str | None:
-    """Name the format that the first bytes announce, also of formats that are not decoded; None when unknown."""
-    if data[4:8] == b"ftyp":
-        return _sniff_iso_media(data)
-    for name, offset, magic in _MAGICS:
-        if data.startswith(magic, offset):
-            return name
-    return next((name for name, pattern in _PATTERNS if pattern.match(data)), None)
-
-
-def _sniff_iso_media(data: bytes) -> str:
-    length = min(int.from_bytes(data[:4], "big"), 256)
-    major = data[8:12]
-    brands = {major, *(data[i : i + 4] for i in range(16, length, 4))}
-    if major in _AVIF_BRANDS or (brands & _AVIF_BRANDS and not brands & _HEIC_BRANDS):
-        return "AVIF"
-    if brands & _HEIC_BRANDS:
-        return "HEIC"
-    return "CR3" if major == b"crx " else f"ISO media {major.decode('latin-1').strip()!r}"
-
-
 def read_header(data: bytes) -> ImageHeader:
     """Read format, upright size and EXIF orientation without decoding a pixel.
 
@@ -199,7 +109,7 @@ def decode_pixels(data: bytes, header: ImageHeader, *, max_pixels: int, min_side
     _check_limits(header, max_pixels=max_pixels, min_side_px=min_side_px)
     if _is_plain_webp(data):
         return _decode_plain_webp(data, header)
-    with _pillow(data), _open(_checked(data, header.format)) as image:
+    with _pillow(data), _open(check_whole(data, header.format)) as image:
         sample_bits, is_inverted = _deep_samples(image)
         image.load()
         orientation = _pending_orientation(image)
@@ -210,18 +120,6 @@ def decode_pixels(data: bytes, header: ImageHeader, *, max_pixels: int, min_side
 def decode_image(data: bytes, *, max_pixels: int, min_side_px: int) -> np.ndarray:
     """Decode to (H, W, 3) uint8 RGB, upright; `read_header` and `decode_pixels` in one."""
     return decode_pixels(data, read_header(data), max_pixels=max_pixels, min_side_px=min_side_px)
-
-
-def _checked(data: bytes, format_name: str) -> bytes:
-    """Make the checks that the decoders leave out; return the bytes to decode."""
-    if format_name in ("JPEG", "MPO"):
-        return _pad_jpeg(data)
-    if format_name == "PNG":
-        _check_png_checksums(data)
-    is_cut = _IS_CUT_SILENTLY.get(format_name)
-    if is_cut is not None and is_cut(data):
-        raise BadInputError("truncated", f"{format_name}: the picture reaches beyond the end of the file")
-    return data
 
 
 def _check_limits(header: ImageHeader, *, max_pixels: int, min_side_px: int) -> None:
@@ -243,8 +141,10 @@ def _pillow(data: bytes) -> Iterator[None]:
             yield
         except Image.DecompressionBombError as error:
             raise BadInputError("too_large", str(error)) from error
-        except _PILLOW_ERRORS as error:
-            raise BadInputError(_reason(error, data), f"{sniff_format(data) or 'TGA'}: {_describe(error)}") from error
+        except PILLOW_ERRORS as error:
+            raise BadInputError(
+                failure_reason(error, data), f"{sniff_format(data) or 'TGA'}: {_describe(error)}"
+            ) from error
 
 
 def _describe(error: BaseException) -> str:
@@ -300,7 +200,7 @@ def _refuse_unreadable(image: Image.Image) -> None:
 def _orientation(image: Image.Image) -> int | None:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
-    except _PILLOW_ERRORS:  # a picture with broken EXIF is still a picture
+    except PILLOW_ERRORS:  # a picture with broken EXIF is still a picture
         return None
     return value if isinstance(value, int) and 1 <= value <= 8 else None
 
@@ -398,7 +298,7 @@ def _decode_plain_webp(data: bytes, header: ImageHeader) -> np.ndarray:
     except cv2.error:
         bgr = None
     if bgr is None:
-        raise BadInputError("truncated" if _is_cut_riff(data) else "decode_error", "WEBP: the pixels cannot be decoded")
+        raise BadInputError("truncated" if is_cut_riff(data) else "decode_error", "WEBP: the pixels cannot be decoded")
     orientation = header.exif_orientation or 1
     _check_announced(header, bgr.shape[1], bgr.shape[0], orientation)
     step = max(1, _STRIP_PIXELS // bgr.shape[1])
@@ -433,150 +333,8 @@ def _read_jxl_header(data: bytes) -> ImageHeader:
 def _jxl_codestream(data: bytes) -> bytes:
     if data.startswith(b"\xff\x0a"):
         return data[:18]
-    for name, content, _ in _iso_media_boxes(data):
+    for name, content, _ in iso_media_boxes(data):
         if name in (b"jxlc", b"jxlp"):
             start = content + 4 * (name == b"jxlp")  # behind the number of the part
             return data[start : start + 18]
     raise BadInputError("decode_error", "JXL: no codestream")
-
-
-class _JpegEnd(NamedTuple):
-    """Where the first picture of a JPEG file ends."""
-
-    position: int | None  # of its end marker; None when there is none
-    num_scans: int
-    needs_all_scans: bool  # progressive, or one scan per component: libjpeg wants the end marker before any pixel
-
-
-def _find_jpeg_end(data: bytes) -> _JpegEnd:
-    position, num_scans, num_components, needs_all_scans = 2, 0, 0, False
-    while (match := _JPEG_MARKER.search(data, position)) is not None:
-        start, marker = match.start(), data[match.start() + 1]
-        if marker == 0xD9:
-            return _JpegEnd(start, num_scans, needs_all_scans)
-        if marker == 0xDA:
-            num_scans += 1
-            needs_all_scans |= data[start + 4 : start + 5] != bytes((num_components,))
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            num_components = data[start + 9] if start + 9 < len(data) else 0
-            needs_all_scans |= marker in _JPEG_PROGRESSIVE
-        position = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
-    return _JpegEnd(None, num_scans, needs_all_scans)
-
-
-def _pad_jpeg(data: bytes) -> bytes:
-    """Take the end marker off, so that libjpeg stops where the data does.
-
-    At an end marker that comes too early libjpeg paints the rest grey and goes on; without one Pillow reports a
-    truncated file. What follows the marker (further MPO frames, appended files) is cut off as well.
-    """
-    end = _find_jpeg_end(data)
-    if end.position is None:
-        raise BadInputError("truncated", "JPEG: no end marker")
-    if not end.needs_all_scans:
-        return data[: end.position] + _JPEG_LOOKAHEAD
-    if end.num_scans == 1:
-        raise BadInputError("truncated", "JPEG: the end marker comes within the first of several scans")
-    if end.num_scans > _JPEG_MAX_SCANS:
-        raise BadInputError("decode_error", f"JPEG: {end.num_scans} scans are more than {_JPEG_MAX_SCANS}")
-    return data
-
-
-def _reason(error: BaseException, data: bytes) -> FailureReason:
-    if isinstance(error, EOFError) or _CUT_MESSAGE.search(str(error)):
-        return "truncated"
-    is_cut = _IS_CUT.get(sniff_format(data) or "")
-    return "truncated" if is_cut is not None and is_cut(data) else "decode_error"
-
-
-def _is_cut_jpeg(data: bytes) -> bool:
-    return _find_jpeg_end(data).position is None
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
-    """Yield the name, name and content, and checksum of each complete chunk."""
-    position, view = 8, memoryview(data)
-    while position + 12 <= len(data):
-        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
-        if end + 4 > len(data):
-            return
-        yield data[position + 4 : position + 8], view[position + 4 : end], int.from_bytes(view[end : end + 4], "big")
-        position = end + 4
-
-
-def _check_png_checksums(data: bytes) -> None:
-    """Refuse damaged pixels, which Pillow shows as they come."""
-    for name, content, checksum in _png_chunks(data):
-        if name in _PNG_PICTURE_CHUNKS and zlib.crc32(content) != checksum:
-            raise BadInputError("decode_error", f"PNG: wrong checksum of a chunk {name.decode()}")
-
-
-def _is_cut_png(data: bytes) -> bool:
-    return not any(name == b"IEND" for name, _, _ in _png_chunks(data))
-
-
-def _is_cut_gif(data: bytes) -> bool:
-    return not data.rstrip(b"\x00").endswith(b";")
-
-
-def _is_cut_riff(data: bytes) -> bool:
-    return int.from_bytes(data[4:8], "little") + 8 > len(data)
-
-
-def _iso_media_boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start of the content and end of each box at the top level."""
-    position = 0
-    while position + 8 <= len(data):
-        size, content = int.from_bytes(data[position : position + 4], "big"), position + 8
-        if size == 1:
-            size, content = int.from_bytes(data[position + 8 : position + 16], "big"), position + 16
-        if size < content - position:  # 0: up to the end of the file
-            size = len(data) - position
-        yield data[position + 4 : position + 8], content, position + size
-        position += size
-
-
-def _is_cut_iso_media(data: bytes) -> bool:
-    return any(end > len(data) for _, _, end in _iso_media_boxes(data))
-
-
-def _is_cut_tiff(data: bytes) -> bool:
-    try:
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always")
-            image = Image.open(io.BytesIO(data), formats=["TIFF"])
-        if any(_CUT_MESSAGE.search(str(note.message)) for note in notes):  # the directory itself is cut
-            return True
-        with image:
-            tags = getattr(image, "tag_v2", {})
-            for offset_tag, count_tag in _TIFF_OFFSETS_AND_COUNTS:
-                extents = zip(tags.get(offset_tag, ()), tags.get(count_tag, ()), strict=False)
-                if any(offset + count > len(data) for offset, count in extents):
-                    return True
-            return False
-    except (*_PILLOW_ERRORS, Image.DecompressionBombError):
-        order = "<I" if data[:1] == b"I" else ">I"
-        return len(data) < 8 or struct.unpack(order, data[4:8])[0] + 2 > len(data)
-
-
-def _is_cut_dds(data: bytes) -> bool:
-    """Whether pixels without compression are missing (DDS_HEADER, DDS_PIXELFORMAT of Microsoft's DDS guide)."""
-    if len(data) < 128:
-        return True
-    height, width = struct.unpack_from("<II", data, 12)
-    (flags,), (bits_per_pixel,) = struct.unpack_from("<I", data, 80), struct.unpack_from("<I", data, 88)
-    return not flags & _DDS_FOURCC and 128 + height * width * bits_per_pixel // 8 > len(data)
-
-
-# Decoders that fill missing parts: libheif its tiles, Pillow before 12.3 the end of a DDS.
-_IS_CUT_SILENTLY: dict[str, Callable[[bytes], bool]] = {"HEIF": _is_cut_iso_media, "DDS": _is_cut_dds}
-_IS_CUT: dict[str, Callable[[bytes], bool]] = {
-    "JPEG": _is_cut_jpeg,
-    "PNG": _is_cut_png,
-    "GIF": _is_cut_gif,
-    "WEBP": _is_cut_riff,
-    "AVIF": _is_cut_iso_media,
-    "HEIC": _is_cut_iso_media,
-    "JPEG2000": _is_cut_iso_media,
-    "TIFF": _is_cut_tiff,
-}
