@@ -26,6 +26,7 @@ from facemill.pipeline.summary import (
     read_summaries,
     take_account,
 )
+from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MARKERS, PLAN, marker_name
 from facemill.transforms.ops.storage import Folder
 
@@ -95,6 +96,7 @@ def run(request: RunRequest, *, out: TextIO = sys.stdout, err: TextIO = sys.stde
         account = take_account(request.output, plan, committed)
     out.write(format_account(account, request.output, request.config.write.crops) + "\n")
     _tell_losses(outcome, err)
+    _tell_unused_faces(job, account, err)
     return RunResult(account, outcome)
 
 
@@ -187,6 +189,16 @@ def _process(
         return run_local(job, units, num_workers=num_workers, on_activity=progress.update)
     finally:
         progress.close()
+
+
+def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:
+    """Known faces of images that are no inputs are no silent matter: most likely the image_id is another."""
+    if job.known_faces is None:
+        return
+    num_rows = KnownFaces(job.known_faces).num_rows
+    if account.num_faces < num_rows:
+        unused = num_rows - account.num_faces
+        err.write(f"warning: {unused:,} of {num_rows:,} known faces belong to no image_id of this output\n")
 
 
 def _tell_losses(outcome: LocalOutcome, err: TextIO) -> None:

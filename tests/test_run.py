@@ -210,6 +210,15 @@ def test_known_faces_take_the_place_of_detection(loose: Path, output: Path, tmp_
     assert read_crops(tmp_path / "out") == read_crops(output)
 
 
+def test_known_faces_of_other_images_are_told(loose: Path, output: Path, tmp_path: Path) -> None:
+    few = write_loose(tmp_path / "photos", {name: FILES[name] for name in sorted(FILES)[:5]})
+    errors = io.StringIO()
+    config = load_config(None, [f"landmarks.known_faces={output}/faces"])
+    result = run(RunRequest([str(few)], Folder(str(tmp_path / "out")), config), out=io.StringIO(), err=errors)
+    unused = NUM_PORTRAITS - result.account.num_faces
+    assert f"warning: {unused} of {NUM_PORTRAITS} known faces belong to no image_id" in errors.getvalue()
+
+
 def test_input_and_output_may_be_any_fsspec_url(output: Path, tmp_path: Path) -> None:
     # A file system that worker processes share: fsspec's own view of a local folder by another protocol.
     source = write_loose(tmp_path / "photos", FILES)
