@@ -21,3 +21,9 @@ def known_error(error: Exception) -> FacemillError | None:
     if not found or found[-1]["name"] not in _KNOWN:
         return None
     return _KNOWN[found[-1]["name"]](_PLACE.sub("", found[-1]["message"]).strip().strip('"'))
+
+
+def brief(error: BaseException) -> str:
+    """What a runner's error comes down to, in one line: of a traceback in its text the last line."""
+    lines = [line.strip() for line in _PLACE.sub("", str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

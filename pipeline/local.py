@@ -18,7 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
-from facemill.models.errors import ConfigError, ModelLoadError, OutputError
+from facemill.models.errors import ConfigError, FacemillError, ModelLoadError, OutputError
+from facemill.pipeline.errors import brief
 from facemill.pipeline.job import Job
 from facemill.pipeline.worker import run_unit, start_worker
 from facemill.transforms.ops.committing import UnitSummary
@@ -28,6 +29,7 @@ from facemill.transforms.ops.units import Unit
 _POLL_SECONDS = 0.25
 _MAX_ATTEMPTS = 3  # of a unit that raises, for instance because a store does not answer
 _MAX_DEATHS_PER_UNIT = 12  # of a unit that kills its workers in ever other places
+_MAX_LOST_IN_A_ROW = 5  # then something is wrong that the next unit will meet as well
 _MAX_DEATHS_AT_START = 6  # in a row, before any worker could set itself up
 
 
@@ -127,6 +129,7 @@ class _Crew:
         self._deaths: Counter[str] = Counter()
         self._blamed: Counter[tuple[str, int]] = Counter()
         self._deaths_at_start = 0
+        self._num_lost_in_a_row = 0
         self._done = Activity()
         self._on_activity = on_activity
 
@@ -175,9 +178,10 @@ class _Crew:
         except Exception as error:
             # Whatever a unit stumbles over, the others must go on; this one is tried again, then reported.
             self._idle.append(worker)
-            self._after_error(unit, f"{type(error).__name__}: {error}")
+            self._after_error(unit, brief(error))
         else:
             self._idle.append(worker)
+            self._num_lost_in_a_row = 0
             self.outcome.num_committed += 1
             self._count(summary)
 
@@ -207,8 +211,14 @@ class _Crew:
         self._errors[unit.name] += 1
         if self._errors[unit.name] < _MAX_ATTEMPTS:
             self._again.insert(0, unit)
-        else:
-            self.outcome.lost[unit.name] = message
+            return
+        self.outcome.lost[unit.name] = message
+        self._num_lost_in_a_row += 1
+        if self._num_lost_in_a_row >= _MAX_LOST_IN_A_ROW:
+            raise FacemillError(
+                f"{self._num_lost_in_a_row} units in a row could not be done, the last because of {message}. "
+                "What was committed is valid; the same command goes on from there"
+            )
 
     def _count(self, summary: UnitSummary) -> None:
         self._done = Activity(

@@ -35,7 +35,7 @@ def run_remote(job: Job, units: Sequence[Unit], *, runner: str, arguments: Seque
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from facemill.pipeline.errors import known_error
+    from facemill.pipeline.errors import brief, known_error
     from facemill.pipeline.graph import process_units
 
     check_runner(runner)
@@ -49,7 +49,7 @@ def run_remote(job: Job, units: Sequence[Unit], *, runner: str, arguments: Seque
     try:
         state = pipeline.run().wait_until_finish()
     except (FacemillError, RuntimeError) as error:
-        why = known_error(error) or OutputError(f"the job failed on {runner}: {str(error).strip().splitlines()[-1]}")
+        why = known_error(error) or OutputError(f"the job failed on {runner}: {brief(error)}")
         raise why from error
     if state not in (None, "DONE"):
         raise OutputError(f"the job ended on {runner} as {state}; see its log. The same command goes on from there")

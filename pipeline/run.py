@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -79,7 +78,8 @@ def run(request: RunRequest, *, out: TextIO = sys.stdout, err: TextIO = sys.stde
         OutputError: The output cannot be written or does not balance; what is committed stays valid.
     """
     listings = _list_all(request, err)
-    with _prepared(request.output), hold_lock(request.output):
+    _make_folder(request.output)
+    with hold_lock(request.output):
         job, plan = _plan(request, listings, err)
         _sweep(request.output)
         committed = committed_units(request.output)
@@ -115,14 +115,11 @@ def _list_all(request: RunRequest, err: TextIO) -> list[Listing]:
     return listings
 
 
-@contextmanager
-def _prepared(output: Folder) -> Iterator[None]:
-    """The output folder exists and is either empty or one of ours."""
+def _make_folder(output: Folder) -> None:
     try:
         output.make_folder("")
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(f"cannot make the output folder {output.uri}: {error}") from error
-    yield
 
 
 def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tuple[Job, Plan]:
@@ -205,4 +202,4 @@ def _tell_losses(outcome: LocalOutcome, err: TextIO) -> None:
     for unit, positions in outcome.quarantined.items():
         err.write(f"{unit}: the images at positions {list(positions)} kept killing their worker and were given up\n")
     for unit, why in outcome.lost.items():
-        err.write(f"{unit} was not done: {why}. The same command tries it again\n")
+        err.write(f"{unit} was not done, because of {why}. The same command tries it again\n")
