@@ -614,6 +614,26 @@ class TestParquet:
     def test_a_truncated_file_gets_one_row(self) -> None:
         assert outcomes(read(PACKED["parquet"][1][:-20], "parquet")) == [("", "read_error")]
 
+    def test_a_dictionary_bomb_is_given_up(self) -> None:
+        """200 rows that repeat one picture of 900 bytes, and a million nulls."""
+        pictures = pa.DictionaryArray.from_arrays(pa.array([0] * 200), pa.array([bytes(900)]))
+        data = parquet_bytes(pa.table({"image": pictures}), store_schema=False)
+        members = read(data, "parquet", SMALL)
+        assert 20 <= len(members) < 70  # SMALL allows 20,000 bytes; the budget is at most three times that
+        assert outcomes(members)[-1] == ("row_group_0", "read_error")
+        nulls = parquet_bytes(pa.table({"image": pa.nulls(1_000_000, pa.binary())}))
+        assert outcomes(read(nulls, "parquet", SMALL))[-1] == ("row_group_0", "read_error")
+
+    def test_what_unpacks_to_too_much_is_not_read(self) -> None:
+        data = parquet_bytes(pa.table({"image": [bytes(900) for _ in range(100)]}), use_dictionary=False)
+        assert outcomes(read(data, "parquet", SMALL)) == [("row_group_0", "read_error")]
+
+    def test_a_large_row_group_is_read_in_pieces(self) -> None:
+        rows = [random.Random(row).randbytes(1_000_000) for row in range(80)]
+        file = RecordingFile(parquet_bytes(pa.table({"image": rows}), write_batch_size=4))
+        assert sum(len(member.data or b"") for member in iterate_members(file, "parquet", limits=LIMITS)) == 80_000_000
+        assert 1_000_000 < file.largest_read < 10_000_000
+
     def test_a_dictionary_is_not_multiplied_into_memory(self) -> None:
         """1,000 rows that repeat one picture of 4 MB."""
         pictures = pa.DictionaryArray.from_arrays(pa.array([0] * 1000), pa.array([bytes(4_000_000)]))
@@ -681,6 +701,15 @@ class TestRanges:
     def test_a_gzipped_tar_stays_whole(self) -> None:
         data = PACKED["tar.gz"][1]
         assert split_shard(io.BytesIO(data), "tar", 1) == [(0, len(data), len(data))]
+
+
+class RecordingFile(io.BytesIO):
+    largest_read = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.largest_read = max(self.largest_read, len(data))
+        return data
 
 
 class FailingFile(io.BytesIO):

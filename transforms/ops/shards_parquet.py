@@ -1,4 +1,8 @@
-"""Reading Parquet shards row by row: image bytes in a binary column, or in the `image` struct of Hugging Face."""
+"""Reading Parquet shards row by row: image bytes in a binary column, or in the `image` struct of Hugging Face.
+
+Memory is bounded by what the writer put into one data page, of which Arrow holds two or three, and by a row group of up
+to 64 MiB. The metadata of single columns is left alone: damaged, it makes Arrow (25.0) end the process.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +27,12 @@ from facemill.transforms.ops.members import (
 )
 from facemill.transforms.ops.parquet_columns import ParquetColumns, find_columns, is_text
 
-_BATCH_BYTES = 8 * 2**20
-_MAX_BATCH_ROWS = 64
-_BUFFER_BYTES = 2**20  # without a buffer Arrow reads whole column chunks
-_MAX_FOOTER_ITEMS = 2**22
+_ROW_COST_BYTES = 256  # what a row without data counts
+_MAX_UNBUFFERED_BYTES = 64 * 2**20
+_BUFFER_BYTES = 2**20
+_MAX_FOOTER_ITEMS = 2**18  # of one list; Arrow allocates what a damaged footer claims
 _MAX_FOOTER_STRING_BYTES = 64 * 2**20
-_ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
+_ARROW_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 class _WatchedFile:
@@ -84,21 +88,24 @@ def iterate_parquet(
     watched = _WatchedFile(file)
     try:
         parquet = _open(watched)
-        columns = find_columns(parquet.schema_arrow, image_column, label_column)
+        with _reading(watched):
+            columns = find_columns(parquet.schema_arrow, image_column, label_column)
     except BadInputError as error:
         yield failed_shard(error)
         return
-    first_row = 0
-    for group in range(parquet.metadata.num_row_groups if stop is None else min(stop, parquet.metadata.num_row_groups)):
-        num_rows = max(0, parquet.metadata.row_group(group).num_rows)
+    metadata = parquet.metadata
+    max_bytes = limits.max_expanded_bytes(file_size(file))
+    first_row = num_claimed = 0
+    for group in range(metadata.num_row_groups if stop is None else min(stop, metadata.num_row_groups)):
+        row_group = metadata.row_group(group)
+        rows = range(first_row, first_row + max(0, row_group.num_rows))
+        claimed = max(0, row_group.total_byte_size)
+        num_claimed += claimed
         if group >= start:
-            try:
-                yield from _group_members(
-                    parquet, watched, columns, group, range(first_row, first_row + num_rows), limits
-                )
-            except BadInputError as error:
-                yield failed_member(f"row_group_{group}", error.reason, error.message)
-        first_row += num_rows
+            # All groups together may yield three times max_bytes, and no group's share depends on another's content.
+            budget = -1 if num_claimed > max_bytes else max_bytes // metadata.num_row_groups + 2 * claimed
+            yield from _group_members(_batches(parquet, watched, columns, group), columns, group, rows, budget, limits)
+        first_row = rows.stop
 
 
 def split_parquet(file: BinaryIO, target_bytes: int) -> list[ShardRange]:
@@ -113,12 +120,8 @@ def split_parquet(file: BinaryIO, target_bytes: int) -> list[ShardRange]:
         if num_bytes >= target_bytes:
             ranges.append(ShardRange(start, group, num_bytes))
             start, num_bytes = group, 0
-        num_bytes += _stored_bytes(metadata.row_group(group))
+        num_bytes += max(0, metadata.row_group(group).total_byte_size)
     return [*ranges, ShardRange(start, metadata.num_row_groups, num_bytes)]
-
-
-def _stored_bytes(row_group: pq.RowGroupMetaData) -> int:
-    return sum(row_group.column(index).total_compressed_size for index in range(row_group.num_columns))
 
 
 @contextmanager
@@ -134,77 +137,79 @@ def _reading(watched: _WatchedFile) -> Iterator[None]:
 
 
 def _open(watched: _WatchedFile) -> pq.ParquetFile:
+    """The file, read through a buffer where its row groups are too large to be held.
+
+    The buffer is filled with zeros up to whatever size a damaged page claims (2 GiB, 5 s), so small files do without.
+    """
     with _reading(watched):
         if watched.seek(0, os.SEEK_END) == 0:
             raise BadInputError("empty", "the file has no bytes")
-        return pq.ParquetFile(
-            watched,
-            buffer_size=_BUFFER_BYTES,
-            pre_buffer=False,
-            thrift_string_size_limit=_MAX_FOOTER_STRING_BYTES,
-            thrift_container_size_limit=_MAX_FOOTER_ITEMS,
-            page_checksum_verification=True,
-        )
+        parquet = _open_buffered(watched, 0, None)
+        metadata = parquet.metadata
+        group_bytes = (metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        if max(group_bytes, default=0) <= _MAX_UNBUFFERED_BYTES:
+            return parquet
+        return _open_buffered(watched, _BUFFER_BYTES, metadata)
 
 
-def _image_chunks(parquet: pq.ParquetFile, group: int, column: str) -> list[pq.ColumnChunkMetaData]:
-    row_group = parquet.metadata.row_group(group)
-    chunks = [row_group.column(index) for index in range(row_group.num_columns)]
-    return [chunk for chunk in chunks if chunk.path_in_schema in (column, f"{column}.bytes")]
+def _open_buffered(watched: _WatchedFile, buffer_bytes: int, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        watched,
+        metadata=metadata,
+        buffer_size=buffer_bytes,
+        pre_buffer=False,
+        thrift_string_size_limit=_MAX_FOOTER_STRING_BYTES,
+        thrift_container_size_limit=_MAX_FOOTER_ITEMS,
+        page_checksum_verification=True,
+    )
 
 
 def _group_members(
-    parquet: pq.ParquetFile,
-    watched: _WatchedFile,
+    batches: Iterator[pa.RecordBatch],
     columns: ParquetColumns,
     group: int,
     rows: range,
+    budget: int,
     limits: ReadLimits,
 ) -> Iterator[Member]:
-    error = BadInputError("read_error", f"damaged: not the {len(rows)} rows that the Parquet footer says")
+    """The rows of one row group as long as they take no more than `budget` bytes."""
     row = rows.start
-    for batch in _batches(parquet, watched, columns, group, limits):
-        if row + batch.num_rows > rows.stop:
-            raise error
-        for index in range(batch.num_rows):
-            yield _member(batch, index, row, columns, limits)
-            row += 1
-    if row != rows.stop:
-        raise error
+    try:
+        if budget < 0:
+            raise BadInputError("read_error", "the row groups so far unpack to too many bytes: a bomb")
+        for batch in batches:
+            for index in range(batch.num_rows):
+                member = _member(batch, index, row, columns, limits)
+                budget -= max(_ROW_COST_BYTES, len(member.data or b""))
+                if budget < 0:
+                    raise BadInputError("read_error", "the row group unpacks to too many bytes: a bomb")
+                if row == rows.stop:
+                    raise _row_count_error(rows)
+                yield member
+                row += 1
+        if row != rows.stop:
+            raise _row_count_error(rows)
+    except BadInputError as error:
+        yield failed_member(f"row_group_{group}", error.reason, error.message)
+
+
+def _row_count_error(rows: range) -> BadInputError:
+    return BadInputError("read_error", f"damaged: not the {len(rows)} rows that the Parquet footer says")
 
 
 def _batches(
-    parquet: pq.ParquetFile, watched: _WatchedFile, columns: ParquetColumns, group: int, limits: ReadLimits
+    parquet: pq.ParquetFile, watched: _WatchedFile, columns: ParquetColumns, group: int
 ) -> Iterator[pa.RecordBatch]:
+    """One row at a time: each may repeat a large value of a dictionary page, and Arrow takes 6 us a row."""
     names = [name for name in (columns.image, columns.name, columns.label) if name is not None]
     with _reading(watched):
-        batches = parquet.iter_batches(
-            batch_size=_batch_rows(_image_chunks(parquet, group, columns.image), limits),
-            row_groups=[group],
-            columns=names,
-            use_threads=False,
-        )
+        batches = parquet.iter_batches(batch_size=1, row_groups=[group], columns=names, use_threads=False)
     while True:
         with _reading(watched):
             batch = next(batches, None)
         if batch is None:
             return
         yield batch
-
-
-def _batch_rows(chunks: list[pq.ColumnChunkMetaData], limits: ReadLimits) -> int:
-    """Rows that unpack to about 8 MiB; any row may repeat the largest value of a dictionary page."""
-    max_rows = _MAX_BATCH_ROWS
-    for chunk in chunks:
-        limit = limits.max_expanded_bytes(chunk.total_compressed_size)
-        if chunk.total_uncompressed_size > limit:
-            raise BadInputError("read_error", f"a row group unpacks to more than {limit} bytes: a decompression bomb")
-        row_bytes = chunk.total_uncompressed_size // max(1, chunk.num_values)
-        if chunk.has_dictionary_page:
-            expansion = chunk.total_uncompressed_size // max(1, chunk.total_compressed_size) + 1
-            row_bytes = max(row_bytes, expansion * (chunk.data_page_offset - chunk.dictionary_page_offset))
-        max_rows = min(max_rows, _BATCH_BYTES // max(1, row_bytes))
-    return max(1, max_rows)
 
 
 def _member(batch: pa.RecordBatch, index: int, row: int, columns: ParquetColumns, limits: ReadLimits) -> Member:
