@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown and getattr(known, "runner", None) is None:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        return int(known.command(known, unknown))
+        code = int(known.command(known, unknown))
+        sys.stdout.flush()  # a reader that went away is met here, not at the interpreter's exit
+        return code
     except ConfigError as error:
         return _fail(error, EXIT_USAGE)
     except FacemillError as error:
@@ -131,7 +133,10 @@ def _add_demo(commands: Any) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from error
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
@@ -159,7 +164,7 @@ def _run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
 
     if options.runner is not None:
         check_runner(options.runner)
-    settings = [*options.settings, *([f"landmarks.known_faces={options.faces}"] if options.faces else [])]
+    settings = [*options.settings, *([f"landmarks.known_faces={json.dumps(options.faces)}"] if options.faces else [])]
     result = run(
         RunRequest(
             inputs=options.input,

@@ -107,7 +107,7 @@ def _read_yaml(source: str) -> Any:
     try:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"the configuration {source} is not valid YAML: {error}") from error
+        raise ConfigError(f"the configuration {source} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _parse_setting(setting: str) -> Tree:

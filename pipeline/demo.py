@@ -32,9 +32,12 @@ _EXIF_ORIENTATION, _TURNED_RIGHT = 0x0112, 6
 def run_demo(folder: str) -> bool:
     """Pack the photographs, run the pipeline on them, and write a contact sheet; returns whether all was done."""
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     shard = target / "photos.tar"
-    shard.write_bytes(_pack(dict(_photos())))
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        shard.write_bytes(_pack(dict(_photos())))
+    except OSError as error:
+        raise ConfigError(f"cannot write the demo to {target}: {error.strerror}") from error
     sys.stdout.write(f"packed {shard}\n")
     output = target / "output"
     result = run(RunRequest(inputs=[str(shard)], output=Folder(str(output)), config=load_config(), num_workers=1))

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 
 from facemill.models.cascade import Detections
-from facemill.models.errors import BadInputError
+from facemill.models.errors import BadInputError, ConfigError
 from facemill.pipeline.config import Config
 from facemill.pipeline.listing import list_inputs
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
@@ -28,7 +28,7 @@ _STANDARD_INPUT = "-"
 _DRAWN = {".jpg": WriteOptions(), ".jpeg": WriteOptions(), ".png": WriteOptions(image_format="png")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Source:
     """An image by its folder and the name below it; without a folder, standard input."""
 
@@ -51,8 +51,8 @@ def detect_images(
     draw_folder: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     standard_input: BinaryIO | None = None,
-    out: TextIO = sys.stdout,
-    err: TextIO = sys.stderr,
+    out: TextIO | None = None,
+    err: TextIO | None = None,
 ) -> bool:
     """Print the faces of each image; returns whether every image could be read.
 
@@ -63,9 +63,12 @@ def detect_images(
         ConfigError: An input does not exist.
         OutputError: A picture cannot be written.
     """
+    out, err = out or sys.stdout, err or sys.stderr
     sources = _list_sources(images, config, storage_options or {})
-    is_single = len(sources) == 1 and len(images) == 1 and sources[0].shown.endswith(PurePosixPath(images[0]).name)
-    drawn: set[str] = set()
+    is_single = (
+        len(sources) == 1 and len(images) == 1 and PurePosixPath(sources[0].name).name == PurePosixPath(images[0]).name
+    )
+    targets = {} if draw_folder is None else _place_drawings(Path(draw_folder), sources)
     num_failed = 0
     for source in sources:
         try:
@@ -82,7 +85,7 @@ def detect_images(
         else:
             _print_line(out, source, {"faces": _as_mtcnn(found)})
         if draw_folder is not None:
-            _draw(Path(draw_folder), source, image, found, drawn)
+            _draw(targets[source], image, found)
     return num_failed == 0
 
 
@@ -93,6 +96,8 @@ def _list_sources(images: Sequence[str], config: Config, storage_options: Mappin
             sources.append(_Source(None, image))
             continue
         listing = list_inputs(image, ignored_extensions=config.read.ignored_extensions, storage_options=storage_options)
+        if not listing.names:
+            raise ConfigError(f"no image at {image}: it holds no file that could be one")
         sources += [_Source(listing.root, name) for name in listing.names]
     return sources
 
@@ -132,13 +137,24 @@ def _print_line(out: TextIO, source: _Source, content: dict[str, Any]) -> None:
     out.flush()
 
 
-def _draw(folder: Path, source: _Source, image: np.ndarray, found: Detections, drawn: set[str]) -> None:
-    name = "standard-input.png" if source.folder is None else printable(source.name)
-    options = _DRAWN.get(PurePosixPath(name).suffix.lower())
-    path = _free_path(name if options else f"{name}.png", drawn)
+def _place_drawings(folder: Path, sources: Sequence[_Source]) -> dict[_Source, Path]:
+    """Where each picture is drawn; raises ConfigError if that would replace one of the images."""
+    images = {os.path.realpath(s.folder.join(s.name)) for s in sources if s.folder is not None and s.folder.is_local}
+    taken: set[str] = set()
+    targets = {}
+    for source in sources:
+        name = "standard-input.png" if source.folder is None else printable(source.name)
+        known = PurePosixPath(name).suffix.lower() in _DRAWN
+        targets[source] = folder.absolute() / _free_path(name if known else f"{name}.png", taken)
+        if os.path.realpath(targets[source]) in images:
+            raise ConfigError(f"--draw {folder} would replace {source.shown}; choose another folder")
+    return targets
+
+
+def _draw(target: Path, image: np.ndarray, found: Detections) -> None:
     picture = draw_faces(image, found.boxes, found.scores, found.landmarks)
-    content = encode_crop(picture, options or _DRAWN[".png"])
-    Folder(os.fspath(folder.absolute())).write_bytes(path, content)
+    content = encode_crop(picture, _DRAWN[target.suffix.lower()])
+    Folder(os.fspath(target.parent)).write_bytes(target.name, content)
 
 
 def _free_path(name: str, taken: set[str]) -> str:

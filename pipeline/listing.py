@@ -52,6 +52,7 @@ def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[s
     fs, path = fsspec.core.url_to_fs(uri, **storage_options)
     if isinstance(fs, LocalFileSystem):
         storage_options = {}
+        path = os.path.abspath(path)  # fsspec leaves .. in, and one folder would be two roots
     path = path.rstrip("/") or "/"
     if _MAGIC & set(path) and not fs.exists(path):
         root, entries = _glob_root(path), _list_glob(fs, path)
@@ -62,7 +63,7 @@ def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[s
     else:
         raise FileNotFoundError(uri)
     prefix = len(root.rstrip("/")) + 1
-    found = sorted((full[prefix:], size) for full, size in entries)
+    found = sorted({full[prefix:]: size for full, size in entries}.items())  # a glob may match a file and its folder
     kept = [(name, size) for name, size in found if not is_ignored(name, ignored_extensions)]
     folder = Folder(fs.unstrip_protocol(root), storage_options)
     return Listing(folder, [name for name, _ in kept], [size for _, size in kept], len(found) - len(kept))
@@ -98,16 +99,27 @@ def _walk_local(path: str) -> Iterator[tuple[str, int]]:
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
-                if not entry.is_dir():
+                if not _is_folder(entry):
                     yield entry.path, _size(entry)
-                elif not (entry.is_symlink() and _leads_back(entry.path)):
+                elif not (entry.is_symlink() and _leads_back(entry.path, path)):
                     folders.append(entry.path)
 
 
-def _leads_back(link: str) -> bool:
-    """Whether a linked folder contains the link itself, so that following it would never end."""
-    target = os.path.realpath(link)
-    return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself; reading it gives it a failed row
+
+
+def _leads_back(link: str, root: str) -> bool:
+    """Whether a linked folder contains one of those on the way to it, so that following it would never end."""
+    target, folder = os.path.realpath(link), link
+    while len(folder) > len(root):
+        folder = os.path.dirname(folder)
+        if os.path.commonpath([target, os.path.realpath(folder)]) == target:
+            return True
+    return False
 
 
 def _size(entry: os.DirEntry[str]) -> int:

@@ -110,7 +110,7 @@ class _Worker:
                 os.kill(self.slots[Slot.PID], signal.SIGKILL)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)  # the process is dead: this ends the pool's thread
 
 
 class _Crew:

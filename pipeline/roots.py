@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -85,8 +86,7 @@ def _twice(path: str, outer_uri: str, inner_uri: str) -> str:
 
 def leave_out(listing: Listing, output: Folder) -> Listing:
     """The listing without what lies in the output folder, whose files are no inputs."""
-    target = output.fs.unstrip_protocol(output.path).rstrip("/") + "/"
-    prefix = listing.root.uri.rstrip("/") + "/"
+    target, prefix = _place(output), _place(listing.root)
     if not target.startswith(prefix):
         return listing
     below = target[len(prefix) :]
@@ -94,3 +94,9 @@ def leave_out(listing: Listing, output: Folder) -> Listing:
         (name, size) for name, size in zip(listing.names, listing.sizes, strict=True) if not name.startswith(below)
     ]
     return replace(listing, names=[name for name, _ in pairs], sizes=[size for _, size in pairs])
+
+
+def _place(folder: Folder) -> str:
+    """The URI with a slash at its end; on a local disk without links, so that one folder has one place."""
+    path = os.path.realpath(folder.path or "/") if folder.is_local else folder.path
+    return str(folder.fs.unstrip_protocol(path)).rstrip("/") + "/"

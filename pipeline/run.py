@@ -70,14 +70,15 @@ class RunResult:
         return self.account.num_units == self.account.num_planned_units
 
 
-def run(request: RunRequest, *, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> RunResult:
-    """Run the whole job, and print what happened.
+def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = None) -> RunResult:
+    """Run the whole job; the summary goes to `out`, by default standard output, all else to `err`.
 
     Raises:
         ConfigError: Nothing was done, as the request cannot be carried out.
         OutputError: The output cannot be written or does not balance; what is committed stays valid.
     """
-    listings = _list_all(request, err)
+    out, err = out or sys.stdout, err or sys.stderr
+    listings = _list_all(request)
     _make_folder(request.output)
     with hold_lock(request.output):
         job, plan = _plan(request, listings, err)
@@ -100,7 +101,7 @@ def run(request: RunRequest, *, out: TextIO = sys.stdout, err: TextIO = sys.stde
     return RunResult(account, outcome)
 
 
-def _list_all(request: RunRequest, err: TextIO) -> list[Listing]:
+def _list_all(request: RunRequest) -> list[Listing]:
     listings = []
     for uri in request.inputs:
         listing = list_inputs(
@@ -131,6 +132,10 @@ def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tupl
         raise ConfigError(f"{output.uri} holds no run to go on with; name the --input")
     named = name_roots(listings, earlier_inputs)
     uris = {**earlier_inputs, **{name: listing.root.uri for name, listing in named.items()}}
+    known = request.config.landmarks.known_faces
+    known_faces = Folder(known, request.storage_options) if known else None
+    if known_faces is not None:
+        KnownFaces(known_faces)  # refuses what is no such table, before the manifest names it
     manifest = make_manifest(request.config, uris)
     if earlier is not None:
         for warning in check_same_result(earlier, manifest, output):
@@ -144,8 +149,6 @@ def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tupl
         manifest.write(output)
     plan = append_units(output, plan, units)
     roots = {name: Folder(uri, request.storage_options) for name, uri in uris.items()}
-    known = request.config.landmarks.known_faces
-    known_faces = Folder(known, request.storage_options) if known else None
     return Job(request.config, roots, output, known_faces), plan
 
 
@@ -195,7 +198,7 @@ def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:
     num_rows = KnownFaces(job.known_faces).num_rows
     if account.num_faces < num_rows:
         unused = num_rows - account.num_faces
-        err.write(f"warning: {unused:,} of {num_rows:,} known faces belong to no image_id of this output\n")
+        err.write(f"warning: {unused:,} of {num_rows:,} known faces have no box or belong to no image of this output\n")
 
 
 def _tell_losses(outcome: LocalOutcome, err: TextIO) -> None:

@@ -216,7 +216,7 @@ def test_known_faces_of_other_images_are_told(loose: Path, output: Path, tmp_pat
     config = load_config(None, [f"landmarks.known_faces={output}/faces"])
     result = run(RunRequest([str(few)], Folder(str(tmp_path / "out")), config), out=io.StringIO(), err=errors)
     unused = NUM_PORTRAITS - result.account.num_faces
-    assert f"warning: {unused} of {NUM_PORTRAITS} known faces belong to no image_id" in errors.getvalue()
+    assert f"warning: {unused} of {NUM_PORTRAITS} known faces have no box or belong to no image" in errors.getvalue()
 
 
 def test_input_and_output_may_be_any_fsspec_url(output: Path, tmp_path: Path) -> None:

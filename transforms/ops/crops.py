@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from dataclasses import dataclass
@@ -137,6 +138,8 @@ class _ParquetWriter:
         self._file.commit()
 
     def discard(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.close()  # else it complains of the closed file when it is collected
         self._file.discard()
 
 

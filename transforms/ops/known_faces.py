@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,10 @@ class KnownFaces:
 
     def _index_file(self, path: str) -> None:
         with self._table.fs.open(path, "rb") as file:
-            metadata = pq.ParquetFile(file).metadata
+            try:
+                metadata = pq.ParquetFile(file).metadata
+            except pa.ArrowInvalid as error:
+                raise ConfigError(f"the table of known faces {path} is not readable Parquet: {error}") from error
         names = metadata.schema.to_arrow_schema().names
         missing = [name for name in ("image_id", *_BOX_COLUMNS) if name not in names]
         if missing:
@@ -89,7 +93,9 @@ class KnownFaces:
                 parquet = pq.ParquetFile(file)
                 wanted = ("image_id", *_BOX_COLUMNS, "score", "landmarks")
                 columns = [name for name in wanted if name in parquet.schema_arrow.names]
-                self._cache[group] = parquet.read_row_group(group.index, columns=columns)
+                rows = parquet.read_row_group(group.index, columns=columns)
+            ids = rows["image_id"].cast(pa.string())  # other writers have other string types
+            self._cache[group] = rows.set_column(rows.schema.get_field_index("image_id"), "image_id", ids)
             if len(self._cache) > _NUM_CACHED_GROUPS:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(group)
@@ -109,11 +115,20 @@ def _may_hold(group: _RowGroup, image_ids: Iterable[str]) -> bool:
     return any(first <= image_id <= last for image_id in image_ids)
 
 
+def _has_box(row: dict[str, Any]) -> bool:
+    """Some tables say by a row without a box that an image was looked at and holds no face."""
+    return all(row[name] is not None and math.isfinite(row[name]) for name in _BOX_COLUMNS)
+
+
 def _known_rows(rows: list[dict[str, Any]]) -> KnownRows:
+    rows = [row for row in rows if _has_box(row)]
     boxes = np.array([[row[name] for name in _BOX_COLUMNS] for row in rows], np.float32).reshape(-1, 4)
     scores = np.array([np.nan if row.get("score") is None else row["score"] for row in rows], np.float32)
     landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
     for index, row in enumerate(rows):
         if row.get("landmarks"):
-            landmarks[index] = np.asarray(row["landmarks"], np.float32).reshape(5, 2)
+            points = np.asarray(row["landmarks"], np.float32)
+            if points.size != 10:
+                raise ConfigError(f"known faces need 10 values in landmarks, x and y of five points, got {points.size}")
+            landmarks[index] = points.reshape(5, 2)
     return KnownRows(boxes, scores, landmarks)

@@ -67,8 +67,11 @@ def split_source(source: str) -> tuple[str, str]:
 
 
 def printable(name: str) -> str:
-    """`name` as valid UTF-8: bytes that are none, which `os.fsdecode` leaves as surrogates, are written out."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    r"""`name` as valid UTF-8: bytes that are none, which `os.fsdecode` leaves as surrogates, become `\xNN`.
+
+    Backslashes are doubled, so that two names never become one.
+    """
+    return name.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_unit(
@@ -125,8 +128,8 @@ def _loose_file(root: Folder, path: str, size: int, limits: ReadLimits) -> Membe
     if too_large is not None:
         return Member("", None, label, too_large)
     try:
-        if root.is_local and stat.S_ISFIFO(os.stat(root.join(path)).st_mode):
-            raise OSError("a named pipe, not a file")  # reading it would wait for ever
+        if root.is_local and not stat.S_ISREG(os.stat(root.join(path)).st_mode):
+            raise OSError("a pipe or device, not a file")  # reading it might never end
         return member_of("", root.read_bytes(path), label=label)
     except OSError as error:
         if not is_about_one_file(error, root):
