@@ -24,8 +24,8 @@ def nms(
 ) -> NDArray[np.int64]:
     """Greedy non-maximum suppression: indices of the kept boxes (K,), best score first, ties by index.
 
-    A box goes when its overlap with a better kept one exceeds `iou_threshold`; a box that went suppresses nothing. The overlap
-    is the intersection over the union of the two areas, or over the smaller area ("min"). Takes O(N) memory.
+    A box goes when its overlap with a better kept one exceeds `iou_threshold`; a box that went suppresses nothing. The
+    overlap is the intersection over the union of the two areas, or over the smaller area ("min"). Takes O(N) memory.
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     x1, y1, x2, y2 = columns = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)[order].T
@@ -45,10 +45,7 @@ def _overlaps_first(columns: NDArray[np.float64], iou_threshold: float, overlap:
     width = np.minimum(x2, first_x2) - np.maximum(x1, first_x1)
     height = np.minimum(y2, first_y2) - np.maximum(y1, first_y1)
     intersection = np.maximum(width, 0) * np.maximum(height, 0)
-    if overlap == "min":
-        whole = np.minimum(area, first_area)
-    else:
-        whole = area + first_area - intersection
+    whole = np.minimum(area, first_area) if overlap == "min" else area + first_area - intersection
     too_much: NDArray[np.bool_] = intersection > iou_threshold * whole
     return too_much
 
@@ -61,15 +58,9 @@ def square_boxes(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def shift_edges(boxes: NDArray[np.float64], offsets: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Apply a box regression: each edge moves by its offset times the box's width or height; (N, 4), (N, 4) -> (N, 4)."""
+    """Apply a box regression, offsets in widths and heights of the box: (N, 4) and (N, 4) -> (N, 4)."""
     sizes = boxes[:, 2:] - boxes[:, :2]
     return boxes + offsets * np.tile(sizes, 2)
-
-
-def clip_boxes(boxes: NDArray[Any], size_wh: tuple[int, int]) -> NDArray[Any]:
-    """Boxes cut to the pixels of an image, whose outer edges are at -0.5 and width - 0.5: (N, 4) -> (N, 4)."""
-    limits = np.array(size_wh, dtype=boxes.dtype) - boxes.dtype.type(0.5)
-    return np.clip(boxes, -0.5, np.tile(limits, 2))
 
 
 def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""The cascade of Zhang et al. 2016: P-Net proposes windows, R-Net sorts them out, O-Net refines them and places five points.
+"""The cascade of Zhang et al. 2016: P-Net proposes windows, R-Net sorts them out, O-Net refines them and adds points.
 
-Inside this module a box gives the outer edges of pixels: the box 0, 0, W, H is the whole image. What comes in and goes out counts
-from the centre of the first pixel, half a pixel less.
+Inside this module a box gives the outer edges of pixels: the box 0, 0, W, H is the whole image. What comes in and goes
+out counts from the centre of the first pixel, half a pixel less.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from facemill.models.pyramid import cell_edges, pyramid_sizes, split_strips
 from facemill.models.sessions import Session
 from facemill.models.weights import load_weights
 
-__all__ = ["Cascade", "DetectorOptions", "Detections", "Proposals"]
+__all__ = ["Cascade", "Detections", "DetectorOptions", "Proposals"]
 
 _RNET_PX = 24
 _ONET_PX = 48
-# A patch shows more than its window, all around half a pixel of the patch for R-Net, a quarter for O-Net. Measured against human
-# points: without it the proposed windows are worse and the points lie too far out (cnn_facepoint NME 4.2 % instead of 4.0 %).
+# A patch shows more than its window: all around half a pixel of the patch for R-Net, a quarter for O-Net. Measured
+# against human points: without it R-Net's windows are worse, and the points lie too far out (NME 4.2 % instead of 4.0 %
+# on cnn_facepoint).
 _RNET_CONTEXT = 1 + 1 / _RNET_PX
 _ONET_CONTEXT = 1 + 0.5 / _ONET_PX
-# O-Net's points on one face differ from window to window by 3 % of the eye distance; their mean over the windows that agree
-# about the face is better than the best window's (cnn_facepoint NME 4.0 % instead of 4.5 %).
+# What O-Net says about one face varies with the window; the mean over the windows that agree about the face is better
+# than the best window's (cnn_facepoint NME 4.0 % instead of 4.5 %, wider AP at IoU 0.7 0.72 instead of 0.70).
 _AGREEING_IOU = 0.8
 # Bounds the memory of a run; makes no difference to the result.
 _PATCHES_PER_RUN = 64
@@ -80,7 +81,7 @@ class Cascade:
     def refine(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Detections:
         """O-Net on proposed windows (N, 4): those that it takes for faces, moved, with landmarks.
 
-        The points of a face are the mean, weighted by score, over all windows that O-Net moved to nearly the same place.
+        Box and points of a face are means, weighted by score, over all windows that O-Net moved to nearly its place.
         """
         windows = _to_edges(boxes)
         scores, offsets, points = _run_on_windows(self._onet, image, windows, _ONET_PX, _ONET_CONTEXT)
@@ -88,8 +89,8 @@ class Cascade:
         windows, scores, offsets, points = windows[passed], scores[passed], offsets[passed], points[passed]
         faces = shift_edges(windows, offsets)
         kept = nms(faces, scores, self.options.nms_face_threshold, "min")
-        landmarks = _average_agreeing(place_points(points, windows), faces, scores, kept)
-        return Detections(_from_edges(faces[kept]), scores[kept], _from_edges(landmarks))
+        means = _average_agreeing(faces, place_points(points, windows), scores, kept)
+        return Detections(_from_edges(means[:, :4]), scores[kept], _from_edges(means[:, 4:]).reshape(-1, 5, 2))
 
     def locate(
         self, image: NDArray[np.uint8], boxes: NDArray[np.float32]
@@ -114,7 +115,7 @@ class Cascade:
     def _scan_level(self, image: NDArray[np.uint8], level_wh: tuple[int, int]) -> tuple[_Windows, int]:
         import cv2
 
-        level = cv2.resize(image, level_wh, interpolation=cv2.INTER_AREA)
+        level = np.asarray(cv2.resize(image, level_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
         windows, num_found = _Windows.join([]), 0
         for first_row, strip in split_strips(level):
             scores, offsets = self._pnet(strip[np.newaxis].astype(np.float32))
@@ -165,14 +166,15 @@ def place_points(points: NDArray[np.float32], windows: NDArray[np.float64]) -> N
 
 
 def _average_agreeing(
-    landmarks: NDArray[np.float64], faces: NDArray[np.float64], scores: NDArray[np.float32], kept: NDArray[np.int64]
+    faces: NDArray[np.float64], landmarks: NDArray[np.float64], scores: NDArray[np.float32], kept: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Per kept face the mean landmarks of all faces (N, 4) that nearly coincide with it: (N, 5, 2) -> (K, 5, 2)."""
-    means = np.empty((len(kept), 5, 2))
+    """Mean box and points per kept face over all that nearly coincide with it: (N, 4), (N, 5, 2) -> (K, 14)."""
+    places = np.hstack([faces, landmarks.reshape(-1, 10)])
+    means = np.empty((len(kept), 14))
     for mean, index in zip(means, kept, strict=True):
         agrees = box_iou(faces[index], faces)[0] > _AGREEING_IOU
         agrees[index] = True  # an empty box overlaps nothing, itself included
-        mean[...] = np.average(landmarks[agrees], axis=0, weights=scores[agrees])
+        mean[...] = np.average(places[agrees], axis=0, weights=scores[agrees])
     return means
 
 

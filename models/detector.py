@@ -33,8 +33,8 @@ class Face:
 class FaceDetector:
     """P-Net, R-Net and O-Net on single images.
 
-    Takes a `DetectorOptions`, or its fields as keywords: `FaceDetector(min_face_size_px=40)`. Raises ConfigError for impossible
-    values, ModelLoadError when the networks cannot be loaded.
+    Takes a `DetectorOptions`, or its fields as keywords: `FaceDetector(min_face_size_px=40)`. Raises ConfigError for
+    impossible values, ModelLoadError when the networks cannot be loaded.
     """
 
     def __init__(self, options: DetectorOptions | None = None, **fields: Any) -> None:
@@ -60,8 +60,8 @@ class FaceDetector:
 class FaceLandmarkModel:
     """O-Net on crops of single faces.
 
-    `path` is a `landmark_detector_weights.npy`, a pickled dict of arrays as facenet's `det3.npy`; without it the default cascade's
-    O-Net is taken. Raises ModelLoadError when the file does not hold such a network.
+    `path` is a `landmark_detector_weights.npy`, a pickled dict of arrays as facenet's `det3.npy`; without it the
+    default cascade's O-Net is taken. Raises ModelLoadError when the file does not hold such a network.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:

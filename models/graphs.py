@@ -1,8 +1,9 @@
 """Build the ONNX graphs of P-Net, R-Net and O-Net from plain weight arrays (layout: `facemill.models.weights`).
 
-Each network takes `pixels` (N, height, width, 3) float32 RGB grey values 0..255 and returns, in this order, `scores` (N, ...)
-the probability of a face, `offsets` (N, ..., 4) the box regression x1, y1, x2, y2, and O-Net also `landmarks` (N, 10), five x
-then five y, as fractions of the patch. P-Net runs over pictures of any size and keeps the two axes of its map of cells.
+Each network takes `pixels` (N, height, width, 3) float32 RGB grey values 0..255 and returns, in this order, `scores`
+(N, ...), the probability of a face, `offsets` (N, ..., 4), the box regression x1, y1, x2, y2, and O-Net also
+`landmarks` (N, 10), five x then five y, as fractions of the patch. P-Net takes pictures of any size, at least 12 px a
+side, and its outputs keep the rows and columns of its map of cells.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _append_trunk(builder: _Builder, weights: Weights, architecture: _Architectu
     for index, pool_px in enumerate(architecture.pools):
         name = f"conv{index + 1}"
         # Pixels are scaled by 1 / 128, a power of two: it can go into the kernel without changing a bit.
-        weight = weights[f"{name}.weight"] / 128 if index == 0 else weights[f"{name}.weight"]
+        weight = weights[f"{name}.weight"] / np.float32(128) if index == 0 else weights[f"{name}.weight"]
         features = builder.convolution(features, weight, weights[f"{name}.bias"])
         features = _append_prelu(builder, features, weights[f"{name}.slope"])
         if pool_px:

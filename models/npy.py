@@ -1,7 +1,7 @@
 """Read a `.npy` file that holds a pickled dict of arrays, without running what a pickle can run.
 
-Everything the pickle names is replaced by one of two stand-ins written in Python, so that neither a callable of its choice
-nor numpy's own unpickling code (which trusts its input) ever sees the stream.
+Everything the pickle may name is replaced by a stand-in written in Python, so that neither a callable of its choice nor
+numpy's own unpickling code, which trusts its input, ever sees the stream.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class _StoredType:
         self.byte_order = state[1]
 
     def resolve(self) -> np.dtype[Any]:
-        if self.code not in ("f2", "f4", "f8"):
-            raise ValueError(f"an array of type {self.code} is not made of floats")
-        return np.dtype(self.code).newbyteorder({"|": "="}.get(self.byte_order, self.byte_order))
+        if self.code not in ("f2", "f4", "f8") or self.byte_order not in ("<", ">", "="):
+            raise ValueError(f"an array of type {self.byte_order}{self.code} is not made of floats")
+        return np.dtype(f"{self.byte_order}{self.code}")
 
 
 class _StoredArray:

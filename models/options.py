@@ -20,7 +20,8 @@ class DetectorOptions:
         min_face_size_px: Side of the smallest face to look for; time grows with its inverse square.
         scale_factor: Ratio of two neighbouring levels of the pyramid.
         score_thresholds: What P-Net, R-Net and O-Net must exceed.
-        nms_level_threshold: Of two windows of one pyramid level with a larger intersection over union the worse one goes.
+        nms_level_threshold: Of two windows of one pyramid level that overlap more (intersection over union) the worse
+            one goes.
         nms_image_threshold: The same across levels, and again after R-Net.
         nms_face_threshold: The same after O-Net, with the intersection over the smaller of the two areas.
         max_candidates: At most so many windows, the best, go on from each level and from each image.

@@ -20,13 +20,15 @@ class Session:
 
     def __init__(self, model: bytes) -> None:
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+        # They share no base below Exception.
+        cannot_load = (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
         try:
             self._session = onnxruntime.InferenceSession(
                 model, sess_options=_one_thread_options(), providers=["CPUExecutionProvider"]
             )
-        # ONNX Runtime's exceptions share no public base below Exception
-        except Exception as error:
+        except cannot_load as error:
             raise ModelLoadError(f"ONNX Runtime {onnxruntime.__version__} cannot load the network: {error}") from error
         self._input_name = self._session.get_inputs()[0].name
 

@@ -4,10 +4,10 @@ A network's weights are a flat mapping of names to float32 arrays:
 
 - `conv1.weight` (out, in, height, width), `conv1.bias` (out,), `conv1.slope` (out,): a convolution and its PReLU;
   `conv2`, ... likewise.
-- `dense.weight` (out, in, height, width), `dense.bias`, `dense.slope`: the hidden layer of R-Net and O-Net, written as the
-  convolution that covers its whole feature map, so that no flattening order has to be remembered.
-- `score.weight` (2, in, 1, 1), `box.weight` (4, in, 1, 1), `landmarks.weight` (10, in, 1, 1) and their `bias`: the outputs.
-  Score: not a face, a face. Box: x1, y1, x2, y2. Landmarks: five x, then five y.
+- `dense.weight` (out, in, height, width), `dense.bias`, `dense.slope`: the hidden layer of R-Net and O-Net, written as
+  the convolution that covers its whole feature map, so that no flattening order has to be remembered.
+- `score.weight` (2, in, 1, 1), `box.weight` (4, in, 1, 1), `landmarks.weight` (10, in, 1, 1) and their `bias`: the
+  outputs. Score: not a face, a face. Box: x1, y1, x2, y2. Landmarks: five x, then five y.
 
 Heights are image rows. The original MATLAB networks see the image transposed; readers of such files turn them.
 """
@@ -71,8 +71,9 @@ def load_weights(network: NetworkName, *, folder: Path | None = None) -> Weights
 def load_landmark_npy(path: str | Path) -> Weights:
     """O-Net weights from a `.npy` file that holds a pickled dict of arrays, without running what a pickle can run.
 
-    Takes the layouts of facenet's `det3.npy` (and the `landmark_detector_weights.npy` of mtcnn-landmark-detector), nested or
-    flat, which see the image transposed, and of facenet-pytorch's state dict. Raises ModelLoadError for anything else.
+    Takes the layouts of facenet's `det3.npy` (and the `landmark_detector_weights.npy` of mtcnn-landmark-detector),
+    nested or flat, which see the image transposed, and of facenet-pytorch's state dict. Raises ModelLoadError for
+    anything else.
     """
     path = Path(path)
     content = read_object_npy(path)
