@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TextIO
 
 from tqdm import tqdm
@@ -36,10 +37,13 @@ class Progress:
             self._last_line_at = now
             self._print_line(now)
 
-    def close(self) -> None:
-        """Leave the last state standing."""
+    def close(self, *, is_complete: bool) -> None:
+        """Leave the last state standing; complete is 100 %, though archives hold more bytes than their images."""
         now = time.monotonic()
+        if is_complete:
+            self._activity = replace(self._activity, num_bytes=self._total_bytes)
         if self._bar is not None:
+            self._bar.n = min(self._activity.num_bytes, self._total_bytes)
             self._bar.set_description_str(self._counts(now))
             self._bar.close()
         elif self._activity.num_images:

@@ -184,11 +184,14 @@ def _process(
         run_remote(job, list(units), runner=request.runner, arguments=request.beam_arguments)
         return LocalOutcome()
     progress = Progress(sum(num_bytes for _, num_bytes in pending), err)
+    is_complete = False
     try:
         num_workers = min(request.num_workers, len(pending))
-        return run_local(job, units, num_workers=num_workers, on_activity=progress.update)
+        outcome = run_local(job, units, num_workers=num_workers, on_activity=progress.update)
+        is_complete = not outcome.lost
+        return outcome
     finally:
-        progress.close()
+        progress.close(is_complete=is_complete)
 
 
 def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:

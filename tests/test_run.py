@@ -228,7 +228,13 @@ def test_input_and_output_may_be_any_fsspec_url(output: Path, tmp_path: Path) ->
 
 def run_command(*arguments: str, **options: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "facemill.pipeline.cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, preexec_fn=heed_interrupts, **pipes, **options)
+
+
+def heed_interrupts() -> None:
+    """A process started in the background of a shell ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
