@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit does not complain again
         return EXIT_LOST
+    except OSError as error:  # of a file or folder of the output that may not be listed, read or locked
+        return _fail(
+            FacemillError(f"{error}. What was committed is valid; the same command goes on from there"), EXIT_LOST
+        )
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

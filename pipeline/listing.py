@@ -43,7 +43,7 @@ def list_inputs(
         raise
     except FileNotFoundError as error:
         raise ConfigError(f"no input at {uri}") from error
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # the libraries behind the stores have errors of their own
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ConfigError(f"cannot list the input {uri}: {why}") from error
 

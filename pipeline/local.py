@@ -198,7 +198,7 @@ class _Crew:
         image_index = worker.slots[Slot.IMAGE_INDEX]
         self._deaths[unit.name] += 1
         if self._deaths[unit.name] >= _MAX_DEATHS_PER_UNIT:
-            self.outcome.lost[unit.name] = f"its worker died {_MAX_DEATHS_PER_UNIT} times"
+            self._give_up(unit, f"its worker died {_MAX_DEATHS_PER_UNIT} times")
             return
         if image_index >= 0:
             self._blamed[unit.name, image_index] += 1
@@ -212,6 +212,9 @@ class _Crew:
         if self._errors[unit.name] < _MAX_ATTEMPTS:
             self._again.insert(0, unit)
             return
+        self._give_up(unit, message)
+
+    def _give_up(self, unit: Unit, message: str) -> None:
         self.outcome.lost[unit.name] = message
         self._num_lost_in_a_row += 1
         if self._num_lost_in_a_row >= _MAX_LOST_IN_A_ROW:

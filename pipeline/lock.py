@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -77,7 +78,8 @@ def _hold_remote(output: Folder) -> Iterator[None]:
 
 def _keep_beating(output: Folder, holder: str, ended: threading.Event) -> None:
     while not ended.wait(_BEAT_SECONDS):
-        _beat(output, holder)
+        with contextlib.suppress(Exception):  # whatever a store raises: one beat that is missed does no harm
+            _beat(output, holder)
 
 
 def _beat(output: Folder, holder: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from facemill.models.errors import ConfigError, FacemillError, OutputError
+from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.job import Job
 from facemill.pipeline.worker import quieten_logging
 from facemill.transforms.ops.units import Unit
@@ -48,7 +48,7 @@ def run_remote(job: Job, units: Sequence[Unit], *, runner: str, arguments: Seque
     process_units(pipeline | "Units" >> beam.Create(units) | "Spread" >> beam.Reshuffle(), job=job, quarantined={})
     try:
         state = pipeline.run().wait_until_finish()
-    except (FacemillError, RuntimeError) as error:
+    except Exception as error:  # runners raise whatever they please, of gRPC for instance
         why = known_error(error) or OutputError(f"the job failed on {runner}: {brief(error)}")
         raise why from error
     if state not in (None, "DONE"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from facemill.models.errors import ConfigError
+from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import Config
 from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing, list_inputs
@@ -26,7 +26,7 @@ from facemill.pipeline.summary import (
     take_account,
 )
 from facemill.transforms.ops.known_faces import KnownFaces
-from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MARKERS, PLAN, marker_name
+from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MANIFEST, MARKERS, PLAN, marker_name
 from facemill.transforms.ops.storage import Folder
 
 _RETRIED_REASONS = frozenset({"read_error", "internal_error"})
@@ -119,7 +119,7 @@ def _list_all(request: RunRequest) -> list[Listing]:
 def _make_folder(output: Folder) -> None:
     try:
         output.make_folder("")
-    except (OSError, ImportError, ValueError) as error:
+    except Exception as error:  # the libraries behind the stores have errors of their own
         raise ConfigError(f"cannot make the output folder {output.uri}: {error}") from error
 
 
@@ -128,7 +128,9 @@ def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tupl
     output = request.output
     earlier = read_manifest(output)
     earlier_inputs = earlier.inputs if earlier else {}
-    if earlier is None and not listings:
+    plan = read_plan(output)
+    _check_whole(output, plan, has_manifest=earlier is not None)
+    if not len(plan) and not listings:
         raise ConfigError(f"{output.uri} holds no run to go on with; name the --input")
     named = name_roots(listings, earlier_inputs)
     uris = {**earlier_inputs, **{name: listing.root.uri for name, listing in named.items()}}
@@ -140,7 +142,6 @@ def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tupl
     if earlier is not None:
         for warning in check_same_result(earlier, manifest, output):
             err.write(f"warning: {warning}\n")
-    plan = read_plan(output)
     check_disjoint(named, earlier_inputs, plan.known_sizes())
     units = plan_new_inputs(
         plan, named, request.config.run, on_split=lambda source: print(f"looking through {source}", file=err)
@@ -150,6 +151,22 @@ def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tupl
     plan = append_units(output, plan, units)
     roots = {name: Folder(uri, request.storage_options) for name, uri in uris.items()}
     return Job(request.config, roots, output, known_faces), plan
+
+
+def _check_whole(output: Folder, plan: Plan, *, has_manifest: bool) -> None:
+    """Refuse a folder in which nothing says what its committed units are; a killed run never leaves one.
+
+    Raises:
+        OutputError: Names what is missing.
+    """
+    unplanned = committed_units(output) - set(plan.names)
+    if unplanned:
+        raise OutputError(
+            f"{output.join(PLAN)} is incomplete: it lacks {min(unplanned)}, which is committed; "
+            "choose a new output folder"
+        )
+    if len(plan) and not has_manifest:
+        raise OutputError(f"{output.join(MANIFEST)} is missing, though units are planned; choose a new output folder")
 
 
 def _sweep(output: Folder) -> None:

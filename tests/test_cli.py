@@ -178,6 +178,16 @@ def test_a_reader_that_went_away_is_no_traceback(arguments: tuple[str, ...], fol
     assert ended.returncode == 1
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "_run.lock"])
+def test_an_output_that_cannot_be_opened_is_no_traceback(name: str, folder: Path) -> None:
+    output = f"blocked-by-{name}"
+    (folder / output / name).mkdir(parents=True)
+    done = facemill("run", "--input", "photos", "--output", output, folder=folder)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert name in done.stderr
+
+
 def test_a_wrong_table_of_known_faces_leaves_the_output_usable(folder: Path) -> None:
     wrong = facemill("run", "--input", "photos", "--output", "known", "--faces", "nowhere.parquet", folder=folder)
     assert wrong.returncode == 2

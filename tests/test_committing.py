@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import io
+import json
 import tarfile
 import time
 from collections.abc import Callable
@@ -141,6 +142,14 @@ def test_every_store_holds_the_crops_in_colour(
         assert np.abs(blue_green_red.astype(int) - RED[..., ::-1]).max() <= 6
 
 
+@pytest.mark.parametrize("table", ["images", "faces"])
+def test_the_tables_name_the_models_and_the_configuration(table: str, tmp_path: Path) -> None:
+    commit(tmp_path, UNIT)
+    made_by = json.loads(pq.read_schema(tmp_path / table / "unit-7.parquet").metadata[b"facemill"])
+    assert made_by["fingerprint"] == "f00d"
+    assert {len(digest) for digest in made_by["models"].values()} == {64}
+
+
 def test_without_crops_the_tables_still_say_what_is_kept(tmp_path: Path) -> None:
     summary = commit(tmp_path, UNIT, crops="none")
     assert (summary.num_kept, summary.num_crops) == (3, 0)
@@ -167,6 +176,12 @@ def test_a_second_attempt_replaces_what_the_first_left(tmp_path: Path) -> None:
     (tmp_path / "_units" / "unit-7.json").unlink()
     assert commit(tmp_path, UNIT).num_images == 5
     assert len(_tar(tmp_path)) == 3
+
+
+def test_a_second_attempt_takes_away_the_crops_of_the_first(tmp_path: Path) -> None:
+    commit(tmp_path, UNIT, crops="files")
+    commit(tmp_path, [*UNIT[:4], failed(4)], crops="files")
+    assert sorted(_loose(tmp_path)) == ["unit-7-000000-00.jpg"]
 
 
 @pytest.mark.parametrize(

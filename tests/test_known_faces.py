@@ -167,6 +167,8 @@ def test_only_the_row_groups_that_may_hold_an_image_are_read(tmp_path: Path, mon
 def test_a_table_is_indexed_once_per_process(tmp_path: Path) -> None:
     path = str(write(tmp_path / "faces.parquet"))
     assert KnownFaces.load(path) is KnownFaces.load(path)
+    nested = '{"client_kwargs": {"endpoint_url": "http://localhost"}}'
+    assert KnownFaces.load(path, nested) is KnownFaces.load(path, nested)
 
 
 # Read off the enlarged photograph by eye; good to about 3 px.

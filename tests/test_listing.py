@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from pictures import write_loose
 
 from facemill.models.errors import ConfigError
@@ -108,6 +109,25 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_reached_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match=uri):
         listed(uri)
+
+
+class Unreachable(MemoryFileSystem):
+    """A store whose library has errors of its own, as botocore and google.auth do."""
+
+    protocol = "unreachable"
+
+    def isdir(self, path: str) -> bool:
+        raise NoConnection("no connection")
+
+
+class NoConnection(Exception):
+    pass
+
+
+def test_an_error_of_the_library_behind_a_store_is_told() -> None:
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+    with pytest.raises(ConfigError, match=r"cannot list the input unreachable://bucket: no connection"):
+        list_inputs("unreachable://bucket", ignored_extensions=())
 
 
 def test_links_to_files_and_folders_are_followed(photos: Path, tmp_path: Path) -> None:

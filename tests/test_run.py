@@ -16,7 +16,7 @@ import pytest
 from pictures import archive, portrait, read_crops, read_table, write_loose, write_parquet, write_tar, write_zip
 from PIL import Image
 
-from facemill.models.errors import ConfigError
+from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.lock import hold_lock
 from facemill.pipeline.run import RunRequest, RunResult, run
@@ -113,6 +113,27 @@ def test_an_input_that_changed_is_refused(tmp_path: Path) -> None:
 def test_another_configuration_is_refused(loose: Path, output: Path) -> None:
     with pytest.raises(ConfigError, match=r"detect\.min_face_size_px is 40\.0 now and was 20\.0 there"):
         start([str(loose)], output, "detect.min_face_size_px=40")
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"), [("plan", "plan is incomplete: it lacks unit-0"), ("manifest.json", "is missing")]
+)
+def test_an_output_that_lost_a_part_is_refused(lost: str, message: str, tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "photos", {"1.jpg": portrait(1)})
+    start([str(folder)], tmp_path / "out")
+    (tmp_path / "out" / lost).rename(tmp_path / "lost")
+    with pytest.raises(OutputError, match=message):
+        start([str(folder)], tmp_path / "out", "detect.min_face_size_px=40")
+
+
+def test_a_run_killed_before_its_plan_was_written_is_not_taken_for_done(tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "photos", {"1.jpg": portrait(1)})
+    start([str(folder)], tmp_path / "out")
+    for name in ("plan", "_units", "images", "faces", "crops"):
+        (tmp_path / "out" / name).rename(tmp_path / name)
+    with pytest.raises(ConfigError, match="holds no run to go on with"):
+        start([], tmp_path / "out")
+    assert start([str(folder)], tmp_path / "out").account.num_images == 1
 
 
 def test_two_runs_at_once_are_refused(loose: Path, output: Path) -> None:

@@ -112,6 +112,12 @@ def test_an_unknown_runner_is_refused(shards: Path, tmp_path: Path) -> None:
         start(shards, tmp_path / "out", runner="NoSuchRunner")
 
 
+def test_a_job_service_that_does_not_answer_is_one_clear_error(shards: Path, tmp_path: Path) -> None:
+    arguments = ["--job_endpoint=localhost:1", "--job_server_timeout=1"]
+    with pytest.raises(OutputError, match="the job failed on PortableRunner: "):
+        start(shards, tmp_path / "out", runner="PortableRunner", beam_arguments=arguments)
+
+
 def test_a_failing_job_says_why(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "faces").write_bytes(b"")  # a file where the run needs a folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ class _LookUpFn(beam.DoFn):
         self._known: KnownFaces | None = None
 
     def setup(self) -> None:
-        self._known = KnownFaces.load(self._table.uri, tuple(sorted(self._table.storage_options.items())))
+        self._known = KnownFaces.load(self._table.uri, json.dumps(dict(self._table.storage_options), sort_keys=True))
 
     def process(self, element: Element) -> Iterator[Element]:
         assert self._known is not None

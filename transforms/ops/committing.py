@@ -12,12 +12,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facemill.models.errors import OutputError
+from facemill.models.weights import model_files
 from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.crops import WriteOptions, encode_crop, open_crop_writer
 from facemill.transforms.ops.layout import crop_key, faces_name, images_name, marker_name
 from facemill.transforms.ops.records import ImageRecord
 from facemill.transforms.ops.storage import Folder, output_error
-from facemill.transforms.ops.tables import face_rows, faces_table, image_status, images_table, num_kept
+from facemill.transforms.ops.tables import (
+    SCHEMA_VERSION,
+    face_rows,
+    faces_table,
+    image_status,
+    images_table,
+    num_kept,
+)
 
 
 @dataclass(frozen=True)
@@ -150,8 +158,14 @@ class UnitWriter:
         )
 
     def _write_table(self, name: str, table: pa.Table) -> None:
+        made_by = {"schema_version": SCHEMA_VERSION, "fingerprint": self._fingerprint, "models": _model_digests()}
+        table = table.replace_schema_metadata({"facemill": json.dumps(made_by)})
         with self._output.open_atomic(name) as file:
             pq.write_table(table, file, compression="zstd")
+
+
+def _model_digests() -> dict[str, str]:
+    return {file.name: file.sha256 for file in model_files()}
 
 
 def _without_crops(record: ImageRecord) -> ImageRecord:

@@ -103,12 +103,17 @@ class _FilesWriter:
     def __init__(self, output: Folder, unit: str) -> None:
         self._output = output
         self._folder = f"{FILES}/{unit}"
+        self._names: set[str] = set()
 
     def add(self, name: str, content: bytes, label: str | None) -> None:
         self._output.write_bytes(f"{self._folder}/{name}", content)
+        self._names.add(name)
 
     def commit(self) -> None:
-        pass
+        # An earlier attempt may have kept other faces, for instance of a file that has since become unreadable.
+        for name in self._output.list_names(self._folder):
+            if name not in self._names and not name.startswith("."):
+                self._output.remove(f"{self._folder}/{name}")
 
     def discard(self) -> None:
         pass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -53,9 +54,9 @@ class KnownFaces:
 
     @staticmethod
     @lru_cache(maxsize=2)
-    def load(uri: str, storage_options: tuple[tuple[str, Any], ...] = ()) -> KnownFaces:
-        """The table at `uri`, indexed once per process."""
-        return KnownFaces(Folder(uri, dict(storage_options)))
+    def load(uri: str, storage_options_json: str = "{}") -> KnownFaces:
+        """The table at `uri`, indexed once per process; options are JSON, as nested ones cannot be hashed."""
+        return KnownFaces(Folder(uri, json.loads(storage_options_json)))
 
     def _index_file(self, path: str) -> None:
         with self._table.fs.open(path, "rb") as file:
@@ -79,8 +80,9 @@ class KnownFaces:
         """The faces of each of the images, in the order of the table; no rows for an image that it does not name."""
         wanted = pa.array(image_ids, pa.string())
         found: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
+        low, high = min(image_ids, default=""), max(image_ids, default="")
         for group in self._groups:
-            if not _may_hold(group, image_ids):
+            if not _may_hold(group, low, high):
                 continue
             rows = self._read(group)
             for row in rows.filter(pc.is_in(rows["image_id"], value_set=wanted)).to_pylist():
@@ -108,11 +110,8 @@ def _parquet_paths(table: Folder) -> list[str]:
     return sorted(str(path) for path in table.fs.find(table.path) if str(path).endswith(".parquet"))
 
 
-def _may_hold(group: _RowGroup, image_ids: Iterable[str]) -> bool:
-    if group.first_id is None or group.last_id is None:
-        return True
-    first, last = group.first_id, group.last_id
-    return any(first <= image_id <= last for image_id in image_ids)
+def _may_hold(group: _RowGroup, low: str, high: str) -> bool:
+    return group.first_id is None or group.last_id is None or (group.first_id <= high and low <= group.last_id)
 
 
 def _has_box(row: dict[str, Any]) -> bool:

@@ -29,6 +29,7 @@ from facemill.transforms.ops.records import Failure
 from facemill.transforms.ops.zip_directory import ZipDirectory, ZipEntry, find_directory, zip_entries
 
 _CHUNK_BYTES = 64 * 1024
+_MAX_RANGES = 256
 _LOCAL = struct.Struct("<4s5H3I2H")  # 4.3.7
 _ENCRYPTED = 0x1  # 4.4.4
 _STORED, _DEFLATED, _BZIP2 = 0, 8, 12  # 4.4.5
@@ -81,11 +82,16 @@ def iterate_zip(
 
 
 def split_zip(file: BinaryIO, target_bytes: int) -> list[ShardRange]:
-    """Ranges of directory entries that take about `target_bytes` in the file; reads the central directory only."""
+    """Ranges of directory entries that take about `target_bytes` in the file; reads the central directory only.
+
+    There are about `_MAX_RANGES` at most, as the reader of each goes through the directory from its start.
+    """
     ranges = []
     start = stop = num_bytes = 0
     try:
-        for stop, entry in enumerate(zip_entries(file, find_directory(file)), start=1):
+        directory = find_directory(file)
+        target_bytes = max(target_bytes, (directory.start - directory.base) // _MAX_RANGES)
+        for stop, entry in enumerate(zip_entries(file, directory), start=1):
             if num_bytes >= target_bytes:
                 ranges.append(ShardRange(start, stop - 1, num_bytes))
                 start, num_bytes = stop - 1, 0
