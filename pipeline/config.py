@@ -144,7 +144,11 @@ def _require_known(key: object, known: Tree, shown: object, where: str) -> None:
 def _validate(tree: Tree) -> Config:
     try:
         # By way of JSON, whose strict reading takes a list for a tuple, an int for a float, and a string for neither.
-        return TypeAdapter(Config).validate_json(json.dumps(tree, default=str), strict=True)
+        text = json.dumps(tree, default=str)
+    except ValueError as error:
+        raise ConfigError(f"the configuration cannot be written down as JSON: {error}") from error
+    try:
+        return TypeAdapter(Config).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

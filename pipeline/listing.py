@@ -12,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from facemill.models.errors import ConfigError
 from facemill.transforms.ops.members import is_ignored
-from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.storage import Folder, resolve_uri
 
 _MAGIC = frozenset("*?[")
 
@@ -49,10 +49,9 @@ def list_inputs(
 
 
 def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[str, Any]) -> Listing:
-    fs, path = fsspec.core.url_to_fs(uri, **storage_options)
+    fs, path = resolve_uri(uri, storage_options)
     if isinstance(fs, LocalFileSystem):
-        storage_options = {}
-        path = os.path.abspath(path)  # fsspec leaves .. in, and one folder would be two roots
+        path = os.path.abspath(path).replace(os.sep, "/")  # fsspec leaves .. in, and one folder would be two roots
     path = path.rstrip("/") or "/"
     if _MAGIC & set(path) and not fs.exists(path):
         root, entries = _glob_root(path), _list_glob(fs, path)
@@ -100,7 +99,7 @@ def _walk_local(path: str) -> Iterator[tuple[str, int]]:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if not _is_folder(entry):
-                    yield entry.path, _size(entry)
+                    yield entry.path.replace(os.sep, "/"), _size(entry)
                 elif not (entry.is_symlink() and _leads_back(entry.path, path)):
                     folders.append(entry.path)
 

@@ -107,7 +107,7 @@ class _Worker:
     def kill(self) -> None:
         if self.slots[Slot.PID]:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.slots[Slot.PID], signal.SIGKILL)
+                os.kill(self.slots[Slot.PID], getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)  # the process is dead: this ends the pool's thread
@@ -173,9 +173,11 @@ class _Crew:
         except BrokenProcessPool:
             self._replace(worker)
             self._after_death(unit, worker)
-        except (OutputError, ModelLoadError, ConfigError):
+        except (ModelLoadError, ConfigError):
             raise
         except Exception as error:
+            if isinstance(error, OutputError) and self._job.output.is_local:
+                raise  # the next unit would meet the same full or forbidden disk
             # Whatever a unit stumbles over, the others must go on; this one is tried again, then reported.
             self._idle.append(worker)
             self._after_error(unit, brief(error))

@@ -162,8 +162,9 @@ def _shard_units(
     source: str, size: int, listing: Listing, options: RunOptions, on_split: Callable[[str], None]
 ) -> list[Unit]:
     kind = shard_kind(source)
-    assert kind is not None and kind != "files"
-    if size <= 2 * options.unit_bytes:
+    assert kind is not None
+    # A tar has no directory: finding its members on an object store would mean to read all of it here.
+    if size <= 2 * options.unit_bytes or (kind == "tar" and not listing.root.is_local):
         return [Unit("", kind, (source,), (size,), size)]
     on_split(source)
     path = split_source(source)[1]

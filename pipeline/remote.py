@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.job import Job
@@ -10,9 +12,9 @@ from facemill.pipeline.worker import quieten_logging
 from facemill.transforms.ops.units import Unit
 
 _LOSING_RUNNERS = frozenset({"daskrunner"})
-# DirectRunner first tries to download the Prism binary, without a time limit; these run the same graph offline.
-_REPLACED = {"directrunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner"}
 _FULL_NAMES = {
+    # It first tries to download the Prism binary, without a time limit; FnApiRunner runs the same graph offline.
+    "directrunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner",
     "fnapirunner": "apache_beam.runners.portability.fn_api_runner.FnApiRunner",
     "bundlebaseddirectrunner": "apache_beam.runners.direct.direct_runner.BundleBasedDirectRunner",
 }
@@ -38,8 +40,7 @@ def run_remote(job: Job, units: Sequence[Unit], *, runner: str, arguments: Seque
     from facemill.pipeline.errors import brief, known_error
     from facemill.pipeline.graph import process_units
 
-    check_runner(runner)
-    name = {**_REPLACED, **_FULL_NAMES}.get(runner.lower(), runner)
+    name = _FULL_NAMES.get(runner.lower(), runner)
     try:
         options = PipelineOptions(["--runner", name, *arguments])
         pipeline = beam.Pipeline(options=options)
@@ -47,12 +48,22 @@ def run_remote(job: Job, units: Sequence[Unit], *, runner: str, arguments: Seque
         raise ConfigError(f"Beam does not take --runner {runner} with these options: {error}") from error
     process_units(pipeline | "Units" >> beam.Create(units) | "Spread" >> beam.Reshuffle(), job=job, quarantined={})
     try:
-        state = pipeline.run().wait_until_finish()
+        state = _wait(pipeline.run())
     except Exception as error:  # runners raise whatever they please, of gRPC for instance
         why = known_error(error) or OutputError(f"the job failed on {runner}: {brief(error)}")
         raise why from error
     if state not in (None, "DONE"):
         raise OutputError(f"the job ended on {runner} as {state}; see its log. The same command goes on from there")
+
+
+def _wait(result: Any) -> Any:
+    """Wait for a job's end; an interrupt ends the job as well, where the runner can."""
+    try:
+        return result.wait_until_finish()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):  # some runners cannot cancel, and have errors of their own for it
+            result.cancel()
+        raise
 
 
 def check_runner(runner: str) -> None:

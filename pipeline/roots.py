@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.listing import Listing
-from facemill.transforms.ops.reading import printable
 from facemill.transforms.ops.storage import Folder
 
 
@@ -34,7 +33,7 @@ def name_roots(listings: Sequence[Listing], earlier: Mapping[str, str]) -> dict[
 
 
 def _free_name(uri: str, taken: set[str]) -> str:
-    base = printable(uri.rstrip("/").rsplit("/", 1)[-1]).rstrip(":") or "root"
+    base = uri.rstrip("/").rsplit("/", 1)[-1].rstrip(":") or "root"
     number = 1
     while (name := base if number == 1 else f"{base}-{number}") in taken:
         number += 1

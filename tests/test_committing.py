@@ -216,7 +216,7 @@ def test_what_does_not_balance_is_refused_and_leaves_nothing(
 
 def test_a_kept_face_without_its_crop_is_refused(tmp_path: Path) -> None:
     faces = dataclasses.replace(record(0, ("", "")).faces, crops=(RED, None))  # type: ignore[type-var]
-    with pytest.raises(OutputError, match="2 faces are kept, 1 have crops"):
+    with pytest.raises(OutputError, match="2 faces kept, 1 crops"):
         commit(tmp_path, [record(0, faces=faces)])
     assert files(tmp_path) == set()
 

@@ -22,15 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facemill.transforms.ops.shards import (
-    Member,
-    ReadLimits,
-    ShardKind,
-    is_ignored,
-    iterate_members,
-    shard_kind,
-    split_shard,
-)
+from facemill.transforms.ops.members import Member, ReadLimits, is_ignored
+from facemill.transforms.ops.shards import ShardKind, iterate_members, shard_kind, split_shard
 
 LIMITS = ReadLimits()
 SMALL = ReadLimits(max_member_bytes=1000, max_expansion=10, free_expansion_bytes=20_000)

@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from facemill.models.errors import FAILURE_REASONS
-from facemill.transforms.ops.shards import Member, ReadLimits, ShardKind, iterate_members, split_shard
+from facemill.transforms.ops.members import Member, ReadLimits
+from facemill.transforms.ops.shards import ShardKind, iterate_members, split_shard
 
 NUM_CASES = int(os.environ.get("FACEMILL_FUZZ_CASES", "500"))
 LIMITS = ReadLimits(max_member_bytes=50_000, max_expansion=20, free_expansion_bytes=500_000)

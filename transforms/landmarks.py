@@ -60,11 +60,14 @@ class _LandmarksFn(beam.DoFn):
         )
 
     def _complete(self, image: np.ndarray, known: KnownRows) -> Faces:
-        """The faces of a table, with O-Net's points where the table has none."""
+        """The faces of a table, with O-Net's points and scores where the table has none."""
         assert self._cascade is not None
-        missing = np.isnan(known.landmarks).any(axis=(1, 2)) | self._relocate
+        without_points = np.isnan(known.landmarks).any(axis=(1, 2)) | self._relocate
+        without_score = np.isnan(known.scores)
         scores, landmarks = known.scores.copy(), known.landmarks.copy()
-        if missing.any():
-            located_scores, landmarks[missing] = self._cascade.locate(image, known.boxes[missing])
-            scores[missing] = np.where(np.isnan(scores[missing]), located_scores, scores[missing])
-        return Faces(known.boxes, np.nan_to_num(scores, nan=1.0), landmarks)
+        asked = np.flatnonzero(without_points | without_score)
+        if len(asked):
+            found_scores, found_landmarks = self._cascade.locate(image, known.boxes[asked])
+            scores[asked] = np.where(without_score[asked], found_scores, scores[asked])
+            landmarks[asked] = np.where(without_points[asked, None, None], found_landmarks, landmarks[asked])
+        return Faces(known.boxes, scores, landmarks)

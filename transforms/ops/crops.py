@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tarfile
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -11,14 +9,14 @@ from typing import Literal, Protocol
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from facemill.models.errors import ConfigError
 from facemill.transforms.ops.layout import CROPS, FILES, CropStore
 from facemill.transforms.ops.storage import AtomicFile, Folder
+from facemill.transforms.ops.table_writer import TableWriter
 
 _PARQUET_SCHEMA = pa.schema([("crop", pa.string()), ("image", pa.binary()), ("label", pa.string())])
-_PARQUET_ROW_GROUP = 256
+_GROUP_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -78,19 +76,23 @@ def open_crop_writer(output: Folder, unit: str, store: CropStore) -> CropWriter:
 
 
 class _TarWriter:
-    """One tar per unit; times and owners are zero, so that the bytes depend on the crops alone."""
+    """One tar per unit; times and owners are zero, so that the bytes depend on the crops alone.
+
+    Members are written as blocks, since `TarFile` remembers each of them.
+    """
 
     def __init__(self, output: Folder, unit: str) -> None:
         self._file = AtomicFile(output, f"{CROPS}/{unit}.tar")
-        self._tar = tarfile.TarFile(fileobj=self._file.file, mode="w", format=tarfile.USTAR_FORMAT)
 
     def add(self, name: str, content: bytes, label: str | None) -> None:
         member = tarfile.TarInfo(name)
         member.size = len(content)
-        self._tar.addfile(member, io.BytesIO(content))
+        padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+        self._file.file.write(member.tobuf(tarfile.USTAR_FORMAT) + content + padding)
 
     def commit(self) -> None:
-        self._tar.close()
+        end = self._file.file.tell() + 2 * tarfile.BLOCKSIZE
+        self._file.file.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
         self._file.commit()
 
     def discard(self) -> None:
@@ -123,29 +125,17 @@ class _ParquetWriter:
     """One Parquet file per unit, with the encoded crops as a binary column."""
 
     def __init__(self, output: Folder, unit: str) -> None:
-        self._file = AtomicFile(output, f"{CROPS}/{unit}.parquet")
-        self._writer = pq.ParquetWriter(self._file.file, _PARQUET_SCHEMA, compression="none")
-        self._rows: list[dict[str, object]] = []
+        name = f"{CROPS}/{unit}.parquet"
+        self._table = TableWriter(output, name, _PARQUET_SCHEMA, group_rows=_GROUP_ROWS, compression="none")
 
     def add(self, name: str, content: bytes, label: str | None) -> None:
-        self._rows.append({"crop": name, "image": content, "label": label})
-        if len(self._rows) >= _PARQUET_ROW_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=_PARQUET_SCHEMA))
-        self._rows = []
+        self._table.add([{"crop": name, "image": content, "label": label}])
 
     def commit(self) -> None:
-        if self._rows:
-            self._flush()
-        self._writer.close()
-        self._file.commit()
+        self._table.commit()
 
     def discard(self) -> None:
-        with contextlib.suppress(OSError):
-            self._writer.close()  # else it complains of the closed file when it is collected
-        self._file.discard()
+        self._table.discard()
 
 
 class _NoWriter:

@@ -15,31 +15,12 @@ from facemill.transforms.ops.members import (
     Member,
     ReadLimits,
     ShardRange,
-    is_ignored,
 )
 from facemill.transforms.ops.shards_parquet import iterate_parquet, split_parquet
 from facemill.transforms.ops.shards_tar import iterate_tar, split_tar
 from facemill.transforms.ops.shards_zip import iterate_zip, split_zip
 
-__all__ = [
-    "SIDECAR_EXTENSIONS",
-    "Member",
-    "ReadLimits",
-    "ShardKind",
-    "ShardRange",
-    "is_ignored",
-    "iterate_members",
-    "iterate_parquet",
-    "iterate_tar",
-    "iterate_zip",
-    "shard_kind",
-    "split_parquet",
-    "split_shard",
-    "split_tar",
-    "split_zip",
-]
-
-ShardKind = Literal["files", "tar", "zip", "parquet"]
+ShardKind = Literal["tar", "zip", "parquet"]
 
 _KINDS: dict[str, ShardKind] = {
     ".tar": "tar",
@@ -72,11 +53,9 @@ def iterate_members(
         return iterate_tar(file, limits=limits, ignored_extensions=ignored_extensions, start=start, stop=stop)
     if kind == "zip":
         return iterate_zip(file, limits=limits, ignored_extensions=ignored_extensions, start=start, stop=stop)
-    if kind == "parquet":
-        return iterate_parquet(
-            file, limits=limits, image_column=image_column, label_column=label_column, start=start, stop=stop
-        )
-    raise ValueError(f"loose files have no reader of members, got kind {kind!r}")
+    return iterate_parquet(
+        file, limits=limits, image_column=image_column, label_column=label_column, start=start, stop=stop
+    )
 
 
 def split_shard(file: BinaryIO, kind: ShardKind, target_bytes: int) -> list[ShardRange]:
@@ -85,6 +64,4 @@ def split_shard(file: BinaryIO, kind: ShardKind, target_bytes: int) -> list[Shar
         return split_tar(file, target_bytes)
     if kind == "zip":
         return split_zip(file, target_bytes)
-    if kind == "parquet":
-        return split_parquet(file, target_bytes)
-    raise ValueError(f"loose files are not split, got kind {kind!r}")
+    return split_parquet(file, target_bytes)

@@ -21,7 +21,10 @@ _TEMPORARY_SUFFIX = ".tmp"
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder by its URI; picklable, so that it can travel to the workers."""
+    """A folder by its URI; picklable, so that it can travel to the workers.
+
+    `storage_options` are those of one file system, or of several by protocol: `{"s3": {...}, "http": {...}}`.
+    """
 
     uri: str
     storage_options: Mapping[str, Any] = field(default_factory=dict)
@@ -29,12 +32,12 @@ class Folder:
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
         """The file system, cached by fsspec."""
-        return fsspec.core.url_to_fs(self.uri, **self.storage_options)[0]
+        return resolve_uri(self.uri, self.storage_options)[0]
 
     @property
     def path(self) -> str:
         """The folder's path on its file system, without a slash at the end."""
-        return str(fsspec.core.url_to_fs(self.uri, **self.storage_options)[1]).rstrip("/")
+        return resolve_uri(self.uri, self.storage_options)[1].rstrip("/")
 
     @property
     def is_local(self) -> bool:
@@ -114,6 +117,15 @@ class Folder:
         for orphan in orphans:
             os.unlink(self.join(f"{folder}/{orphan}" if folder else orphan))
         return len(orphans)
+
+
+def resolve_uri(uri: str, storage_options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URI, with the options that are meant for it, and the path on it."""
+    options = storage_options
+    if options and options.keys() <= set(fsspec.available_protocols()):
+        options = options.get(fsspec.utils.get_protocol(uri), {})
+    fs, path = fsspec.core.url_to_fs(uri, **options)
+    return fs, str(path)
 
 
 class AtomicFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -69,17 +68,8 @@ def image_status(record: ImageRecord) -> str:
     return "ok" if num_kept(record) else "rejected"
 
 
-def images_table(records: Iterable[ImageRecord], unit: str) -> pa.Table:
-    """One row per input, in the order given."""
-    return pa.Table.from_pylist([_image_row(record, unit) for record in records], schema=IMAGES_SCHEMA)
-
-
-def faces_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """One row per face, from `face_rows`."""
-    return pa.Table.from_pylist(list(rows), schema=FACES_SCHEMA)
-
-
-def _image_row(record: ImageRecord, unit: str) -> dict[str, Any]:
+def image_row(record: ImageRecord, unit: str) -> dict[str, Any]:
+    """The row of one input."""
     return {
         "image_id": record.image_id,
         "unit": unit,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-UnitKind = Literal["files", "tar", "zip", "parquet"]
+from facemill.transforms.ops.shards import ShardKind
+
+UnitKind = Literal["files"] | ShardKind
 
 
 @dataclass(frozen=True, slots=True)

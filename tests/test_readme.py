@@ -1,0 +1,51 @@
+"""Every command and snippet of the README works; the two installing ones are run by `.ci/run`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from pictures import coffee, jpeg, portrait
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"(<!-- \w+ -->\n)?```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line for marker, kind, text in BLOCKS if kind == "sh" and not marker for line in text.splitlines() if line.strip()
+]
+SNIPPETS = [text for _, kind, text in BLOCKS if kind == "python"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_bytes(portrait(1))
+    (tmp_path / "photos" / "2.jpg").write_bytes(jpeg(coffee()))
+    (tmp_path / "photo.jpg").write_bytes(portrait(3))
+    return tmp_path
+
+
+def test_the_readme_is_read() -> None:
+    assert len(COMMANDS) >= 3
+    assert len(SNIPPETS) == 1
+    assert sum(bool(marker) for marker, _, _ in BLOCKS) == 2
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "s3://" not in c])
+def test_a_command(command: str, folder: Path) -> None:
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    done = subprocess.run(
+        command, shell=True, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_snippet(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SNIPPETS[0]], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "0.99" in done.stdout
