@@ -30,6 +30,8 @@ setup(
         "apache-beam>=2.77,<3",
         "filelock>=3.13",
         "fsspec[http]>=2024.6",
+        "joblib>=1.3",
+        "lz4>=4.3",
         "mtcnn==1.0.0",
         "numpy>=1.26",
         "onnx>=1.16",

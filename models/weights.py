@@ -104,8 +104,10 @@ def _unpickle_verified(path: Path, sha256: str) -> list[NDArray[np.float32]]:
     if found != sha256:
         raise ModelLoadError(f"{path} has SHA-256 {found}, expected {sha256}; reinstall mtcnn==1.0.0")
     import joblib
+    import lz4.frame
 
-    arrays: list[NDArray[np.float32]] = joblib.load(io.BytesIO(data))
+    # joblib would unpack it as well, but leaves lz4's reader open, of which Python 3.13 complains.
+    arrays: list[NDArray[np.float32]] = joblib.load(io.BytesIO(lz4.frame.decompress(data)))
     return arrays
 
 

@@ -162,12 +162,9 @@ def _num_cores() -> int:
 
 def _run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     from facemill.pipeline.config import load_config
-    from facemill.pipeline.remote import check_runner
     from facemill.pipeline.run import RunRequest, run
     from facemill.transforms.ops.storage import Folder
 
-    if options.runner is not None:
-        check_runner(options.runner)
     settings = [*options.settings, *([f"landmarks.known_faces={json.dumps(options.faces)}"] if options.faces else [])]
     result = run(
         RunRequest(

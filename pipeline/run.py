@@ -16,6 +16,7 @@ from facemill.pipeline.lock import hold_lock
 from facemill.pipeline.manifest import check_same_result, make_manifest, read_manifest
 from facemill.pipeline.plan import Plan, append_units, plan_new_inputs, read_plan
 from facemill.pipeline.progress import Progress
+from facemill.pipeline.remote import check_runner, run_remote
 from facemill.pipeline.roots import check_disjoint, leave_out, name_roots
 from facemill.pipeline.summary import (
     Account,
@@ -78,6 +79,8 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         OutputError: The output cannot be written or does not balance; what is committed stays valid.
     """
     out, err = out or sys.stdout, err or sys.stderr
+    if request.runner is not None:
+        check_runner(request.runner)
     listings = _list_all(request)
     _make_folder(request.output)
     with hold_lock(request.output):
@@ -196,8 +199,6 @@ def _process(
 ) -> LocalOutcome:
     units = plan.units(name for name, _ in pending)
     if request.runner is not None:
-        from facemill.pipeline.remote import run_remote
-
         run_remote(job, list(units), runner=request.runner, arguments=request.beam_arguments)
         return LocalOutcome()
     progress = Progress(sum(num_bytes for _, num_bytes in pending), err)
