@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import joblib
+import lz4.frame
 import numpy as np
 import onnx
 import pytest
@@ -26,9 +29,8 @@ LAYERS: dict[NetworkName, list[tuple[int, str] | None]] = {
 
 
 def keras_arrays(network: NetworkName) -> list[np.ndarray]:
-    arrays: list[np.ndarray] = joblib.load(
-        metadata.distribution("mtcnn").locate_file(f"mtcnn/assets/weights/{network}.lz4")
-    )
+    path = Path(str(metadata.distribution("mtcnn").locate_file(f"mtcnn/assets/weights/{network}.lz4")))
+    arrays: list[np.ndarray] = joblib.load(io.BytesIO(lz4.frame.decompress(path.read_bytes())))
     return arrays
 
 
