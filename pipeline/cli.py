@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known, unknown = parser.parse_known_args(arguments)
     if unknown and getattr(known, "runner", None) is None:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    advice = getattr(known, "advice", "")
     try:
         code = int(known.command(known, unknown))
         sys.stdout.flush()  # a reader that went away is met here, not at the interpreter's exit
@@ -35,25 +36,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(error, EXIT_USAGE)
     except FacemillError as error:
-        return _fail(error, EXIT_LOST)
+        return _fail(error, EXIT_LOST, advice)
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; what is committed is valid, and the same command goes on from there\n")
+        sys.stderr.write(f"\ninterrupted{advice}\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit does not complain again
         return EXIT_LOST
     except OSError as error:  # of a file or folder of the output that may not be listed, read or locked
-        return _fail(
-            FacemillError(f"{error}. What was committed is valid; the same command goes on from there"), EXIT_LOST
-        )
+        return _fail(error, EXIT_LOST, advice)
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _fail(error: FacemillError, code: int) -> int:
-    sys.stderr.write(f"facemill: {error}\n")
+def _fail(error: Exception, code: int, advice: str = "") -> int:
+    sys.stderr.write(f"facemill: {error}{advice}\n")
     return code
 
 
@@ -94,7 +93,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--retry-failed", action="store_true", help="do units with read or internal errors again")
     run.add_argument("--storage-options", type=_mapping, default={}, metavar="JSON", help="for fsspec, such as keys")
     run.add_argument("--runner", metavar="R", help="a Beam runner instead of local processes, such as FlinkRunner")
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_run, advice="; what was committed is valid, and the same command goes on from there")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -162,15 +161,19 @@ def _num_cores() -> int:
 
 def _run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     from facemill.pipeline.config import load_config
+    from facemill.pipeline.manifest import configuration_of
     from facemill.pipeline.run import RunRequest, run
     from facemill.transforms.ops.storage import Folder
 
+    output = Folder(options.output, options.storage_options)
     settings = [*options.settings, *([f"landmarks.known_faces={json.dumps(options.faces)}"] if options.faces else [])]
+    is_bare = not (options.input or options.config or settings)  # it finishes what was begun, as it was begun
+    config = (configuration_of(output) if is_bare else None) or load_config(options.config, settings)
     result = run(
         RunRequest(
             inputs=options.input,
-            output=Folder(options.output, options.storage_options),
-            config=load_config(options.config, settings),
+            output=output,
+            config=config,
             num_workers=options.workers,
             runner=options.runner,
             beam_arguments=beam_arguments,

@@ -65,7 +65,7 @@ def load_config(source: str | None = None, settings: Sequence[str] = ()) -> Conf
         _overlay(tree, _read_yaml(source), where=source)
     for setting in settings:
         _overlay(tree, _parse_setting(setting), where=f"--set {setting}")
-    return _validate(tree)
+    return validate(tree)
 
 
 def preset_names() -> list[str]:
@@ -141,7 +141,8 @@ def _require_known(key: object, known: Tree, shown: object, where: str) -> None:
         raise ConfigError(f"{where}: unknown key {shown}{hint}")
 
 
-def _validate(tree: Tree) -> Config:
+def validate(tree: Tree) -> Config:
+    """The configuration that a tree of plain values spells out; ConfigError names what is wrong in it."""
     try:
         # By way of JSON, whose strict reading takes a list for a tuple, an int for a float, and a string for neither.
         text = json.dumps(tree, default=str)

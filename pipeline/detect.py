@@ -64,6 +64,8 @@ def detect_images(
         OutputError: A picture cannot be written.
     """
     out, err = out or sys.stdout, err or sys.stderr
+    if draw_folder is not None and Path(draw_folder).is_file():
+        raise ConfigError(f"--draw {draw_folder} is a file; name a folder")
     sources = _list_sources(images, config, storage_options or {})
     is_single = (
         len(sources) == 1 and len(images) == 1 and PurePosixPath(sources[0].name).name == PurePosixPath(images[0]).name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from facemill.models.errors import ConfigError
+from facemill.transforms.ops.layout import MANIFEST, MARKERS
 from facemill.transforms.ops.members import is_ignored
 from facemill.transforms.ops.storage import Folder, resolve_uri
 
@@ -37,6 +38,8 @@ def list_inputs(
     Raises:
         ConfigError: There is nothing, or the store cannot be reached.
     """
+    if not uri.strip():
+        raise ConfigError("an input has an empty name; for the folder you are in write .")
     try:
         return _list(uri, ignored_extensions, dict(storage_options or {}))
     except ConfigError:
@@ -63,9 +66,21 @@ def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[s
         raise FileNotFoundError(uri)
     prefix = len(root.rstrip("/")) + 1
     found = sorted({full[prefix:]: size for full, size in entries}.items())  # a glob may match a file and its folder
-    kept = [(name, size) for name, size in found if not is_ignored(name, ignored_extensions)]
+    outputs = _own_outputs(found)
+    kept = [
+        (name, size)
+        for name, size in found
+        if not is_ignored(name, ignored_extensions) and not (outputs and name.startswith(outputs))
+    ]
     folder = Folder(fs.unstrip_protocol(root), storage_options)
     return Listing(folder, [name for name, _ in kept], [size for _, size in kept], len(found) - len(kept))
+
+
+def _own_outputs(found: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+    """The folders that an earlier run wrote to, whose tables and crops are no inputs."""
+    made = {name[: -len(MANIFEST)] for name, _ in found if name.endswith(f"/{MANIFEST}")}
+    committed = {name.rpartition(f"{MARKERS}/")[0] for name, _ in found if f"/{MARKERS}/" in name}
+    return tuple(sorted(made & committed))
 
 
 def _glob_root(path: str) -> str:

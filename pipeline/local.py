@@ -221,8 +221,7 @@ class _Crew:
         self._num_lost_in_a_row += 1
         if self._num_lost_in_a_row >= _MAX_LOST_IN_A_ROW:
             raise FacemillError(
-                f"{self._num_lost_in_a_row} units in a row could not be done, the last because of {message}. "
-                "What was committed is valid; the same command goes on from there"
+                f"{self._num_lost_in_a_row} units in a row could not be done, the last because of {message}"
             )
 
     def _count(self, summary: UnitSummary) -> None:

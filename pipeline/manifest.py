@@ -11,7 +11,7 @@ from typing import Any
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.models.weights import model_files
-from facemill.pipeline.config import Config, first_difference
+from facemill.pipeline.config import Config, first_difference, validate
 from facemill.transforms.ops.layout import MANIFEST
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.tables import SCHEMA_VERSION
@@ -62,6 +62,12 @@ def read_manifest(output: Folder) -> Manifest | None:
         return Manifest(**json.loads(output.read_bytes(MANIFEST)))
     except (ValueError, TypeError) as error:
         raise OutputError(f"{output.join(MANIFEST)} is damaged ({error}); choose a new output folder") from error
+
+
+def configuration_of(output: Folder) -> Config | None:
+    """The configuration that an output folder was made with, or None where nothing was begun yet."""
+    manifest = read_manifest(output)
+    return None if manifest is None else validate(manifest.config)
 
 
 def make_manifest(config: Config, inputs: Mapping[str, str]) -> Manifest:

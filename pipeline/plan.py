@@ -21,6 +21,10 @@ from facemill.transforms.ops.shards import shard_kind, split_shard
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
 
+_SMALL_ARCHIVE_UNITS = 64
+_MIN_UNIT_FILES = 40
+_MIN_UNIT_BYTES = 1 << 20
+
 # Names are stored as bytes, since a file name need not be valid UTF-8.
 _SCHEMA = pa.schema(
     [
@@ -119,7 +123,7 @@ def plan_new_inputs(
     for root, listing in listings.items():
         fresh = list(_new_inputs(root, listing, known))
         loose = [(source, size) for source, size in fresh if shard_kind(source) is None]
-        units += [_files_unit(next(numbers), run) for run in _runs(loose, options)]
+        units += [_files_unit(next(numbers), run) for run in _runs(loose, _for_small_archives(loose, options))]
         for source, size in fresh:
             if shard_kind(source) is not None:
                 units += [_name(next(numbers), unit) for unit in _shard_units(source, size, listing, options, on_split)]
@@ -137,6 +141,17 @@ def _new_inputs(root: str, listing: Listing, known: Mapping[str, int]) -> Iterat
                 f"the input {source} had {planned} bytes when it was planned and has {size} now; "
                 "restore it, or start a new output folder"
             )
+
+
+def _for_small_archives(inputs: Sequence[tuple[str, int]], options: RunOptions) -> RunOptions:
+    """Smaller units where there are few inputs, so that every core gets some; it depends on the inputs alone."""
+    share_files = max(_MIN_UNIT_FILES, len(inputs) // _SMALL_ARCHIVE_UNITS)
+    share_bytes = max(_MIN_UNIT_BYTES, sum(size for _, size in inputs) // _SMALL_ARCHIVE_UNITS)
+    return replace(
+        options,
+        unit_files=min(options.unit_files, share_files),
+        unit_bytes=min(options.unit_bytes, share_bytes),
+    )
 
 
 def _runs(inputs: Sequence[tuple[str, int]], options: RunOptions) -> Iterator[list[tuple[str, int]]]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from facemill.pipeline.local import Activity
 
 _LINE_SECONDS = 10.0
-_BAR = "{percentage:3.0f}% |{bar:24}| {desc} [{elapsed} gone, {remaining} left]"
+_BAR = "{percentage:3.0f}% {remaining} left, {desc}"  # fits 80 columns with millions of images
 
 
 class Progress:
@@ -52,7 +52,7 @@ class Progress:
     def _counts(self, now: float) -> str:
         a = self._activity
         rate = a.num_images / max(now - self._started_at, 1e-6)
-        return f"{a.num_images:,} images, {rate:.1f}/s, {a.num_kept:,} faces kept, {a.num_failed:,} images failed"
+        return f"{a.num_images:,} images, {rate:.1f}/s, {a.num_kept:,} kept, {a.num_failed:,} failed"
 
     def _print_line(self, now: float) -> None:
         elapsed = now - self._started_at

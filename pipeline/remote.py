@@ -53,7 +53,7 @@ def run_remote(job: Job, units: Sequence[Unit], *, runner: str, arguments: Seque
         why = known_error(error) or OutputError(f"the job failed on {runner}: {brief(error)}")
         raise why from error
     if state not in (None, "DONE"):
-        raise OutputError(f"the job ended on {runner} as {state}; see its log. The same command goes on from there")
+        raise OutputError(f"the job ended on {runner} as {state}; see its log")
 
 
 def _wait(result: Any) -> Any:

@@ -28,6 +28,7 @@ from facemill.pipeline.summary import (
 )
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MANIFEST, MARKERS, PLAN, marker_name
+from facemill.transforms.ops.reading import split_source
 from facemill.transforms.ops.storage import Folder
 
 _RETRIED_REASONS = frozenset({"read_error", "internal_error"})
@@ -67,8 +68,10 @@ class RunResult:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every planned unit is committed."""
-        return self.account.num_units == self.account.num_planned_units
+        """Whether every planned unit is committed, and any input at all could be read."""
+        account = self.account
+        all_failed = account.num_images > 0 and account.statuses["failed"] == account.num_images
+        return account.num_units == account.num_planned_units and not all_failed
 
 
 def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = None) -> RunResult:
@@ -79,6 +82,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         OutputError: The output cannot be written or does not balance; what is committed stays valid.
     """
     out, err = out or sys.stdout, err or sys.stderr
+    _check_store(request.output)
     if request.runner is not None:
         check_runner(request.runner)
     listings = _list_all(request)
@@ -90,6 +94,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         if request.retry_failed:
             committed -= _forget_failed(request.output, committed)
         pending = plan.pending(committed)
+        _check_roots(job, plan, pending)
         err.write(_opening(plan, len(pending), listings))
         try:
             outcome = _process(request, job, plan, pending, err) if pending else LocalOutcome()
@@ -112,11 +117,20 @@ def _list_all(request: RunRequest) -> list[Listing]:
             ignored_extensions=request.config.read.ignored_extensions,
             storage_options=request.storage_options,
         )
-        listing = leave_out(listing, request.output)
+        outside = leave_out(listing, request.output)
+        if listing.names and not outside.names:
+            raise ConfigError(f"the output {request.output.uri} is the input {uri}; choose another folder")
         if not listing.names:
             raise ConfigError(f"no input at {uri}: it holds no file that could be an image or a shard")
-        listings.append(listing)
+        listings.append(outside)
     return listings
+
+
+def _check_store(output: Folder) -> None:
+    try:
+        _ = output.path
+    except Exception as error:  # the libraries behind the stores have errors of their own
+        raise ConfigError(f"cannot use the output {output.uri}: {error}") from error
 
 
 def _make_folder(output: Folder) -> None:
@@ -151,6 +165,8 @@ def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tupl
     )
     if earlier is None or earlier.inputs != uris:
         manifest.write(output)
+    for name in named.keys() - earlier_inputs.keys() if earlier_inputs else ():
+        err.write(f"new input root {name} ({uris[name]}) beside {', '.join(sorted(earlier_inputs))}\n")
     plan = append_units(output, plan, units)
     roots = {name: Folder(uri, request.storage_options) for name, uri in uris.items()}
     return Job(request.config, roots, output, known_faces), plan
@@ -172,6 +188,19 @@ def _check_whole(output: Folder, plan: Plan, *, has_manifest: bool) -> None:
         raise OutputError(f"{output.join(MANIFEST)} is missing, though units are planned; choose a new output folder")
 
 
+def _check_roots(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> None:
+    """Refuse to write an archive off whose disk is not mounted or whose folder was moved.
+
+    Raises:
+        ConfigError: Names the input root that is gone.
+    """
+    needed = {split_source(source)[0] for unit in plan.units(name for name, _ in pending) for source in unit.sources}
+    for name in sorted(needed):
+        root = job.roots[name]
+        if root.is_local and not root.exists(""):
+            raise ConfigError(f"the input {name} ({root.uri}) is gone; bring it back, then run the same command")
+
+
 def _sweep(output: Folder) -> None:
     for folder in ("", PLAN, IMAGES, FACES, CROPS, MARKERS):
         output.sweep(folder)
@@ -190,8 +219,8 @@ def _forget_failed(output: Folder, committed: frozenset[str]) -> frozenset[str]:
 
 def _opening(plan: Plan, num_pending: int, listings: Sequence[Listing]) -> str:
     ignored = sum(listing.num_ignored for listing in listings)
-    aside = f" ({ignored:,} files are no images by their name and left aside)" if ignored else ""
-    return f"{len(plan):,} units planned, {len(plan) - num_pending:,} committed, {num_pending:,} to do{aside}\n"
+    aside = f" (left aside, as no images by their name: {ignored:,})" if ignored else ""
+    return f"units: {len(plan):,} planned, {len(plan) - num_pending:,} committed, {num_pending:,} to do{aside}\n"
 
 
 def _process(
@@ -217,6 +246,11 @@ def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:
     if job.known_faces is None:
         return
     num_rows = KnownFaces(job.known_faces).num_rows
+    if num_rows and not account.num_faces:
+        raise OutputError(
+            f"none of the {num_rows:,} known faces belongs to an image of this output: image_id must be the same in "
+            "both, and begins with the name of the input folder"
+        )
     if account.num_faces < num_rows:
         unused = num_rows - account.num_faces
         err.write(f"warning: {unused:,} of {num_rows:,} known faces have no box or belong to no image of this output\n")

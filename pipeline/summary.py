@@ -108,6 +108,10 @@ def format_account(account: Account, output: Folder, store: CropStore) -> str:
         f"  kept    {account.num_kept:>9,}   crops: {crops[store]}",
         f"  rejected{account.num_faces - account.num_kept:>9,}   {_reasons(account.rejection_reasons)}".rstrip(),
     ]
+    if s["failed"]:
+        lines.insert(
+            5, f"            {'':>9}   which and why: image_id and message of {IMAGES}/, where status = 'failed'"
+        )
     if account.num_capped:
         lines.append(f"candidates left out by the detector's caps: {account.num_capped:,}")
     lines.append(f"units     {account.num_units:>9,}   of {account.num_planned_units:,} committed in {output.uri}")

@@ -42,6 +42,7 @@ def quieten_logging() -> None:
     """Silence Beam, whose errors are told in our own words; called before it is imported, as it logs on import."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it says of a picture is in the picture's row
     logging.getLogger("facemill").setLevel(logging.WARNING)
 
 

@@ -137,8 +137,8 @@ def test_stdout_holds_the_summary_and_nothing_else(done: subprocess.CompletedPro
 
 def test_progress_is_plain_lines_where_stderr_is_no_terminal(done: subprocess.CompletedProcess[str]) -> None:
     opening, progress = done.stderr.splitlines()
-    assert opening == "1 units planned, 0 committed, 1 to do"
-    assert re.fullmatch(r"100% 2 images, [\d.]+/s, 1 faces kept, 0 images failed, \d\d:\d\d gone", progress), (
+    assert opening == "units: 1 planned, 0 committed, 1 to do"
+    assert re.fullmatch(r"100% 2 images, [\d.]+/s, 1 kept, 0 failed, \d\d:\d\d gone", progress), (
         "no bar, no carriage return, no colour"
     )
 
@@ -148,7 +148,27 @@ def test_without_input_a_run_goes_on_with_what_was_planned(
 ) -> None:
     again = facemill("run", "--output", "out", folder=folder)
     assert (again.returncode, again.stdout) == (0, done.stdout)
-    assert again.stderr == "1 units planned, 1 committed, 0 to do\n"
+    assert again.stderr == "units: 1 planned, 1 committed, 0 to do\n"
+
+
+def test_without_input_and_settings_a_run_takes_those_it_was_begun_with(folder: Path) -> None:
+    facemill("run", "--input", "photos", "--output", "begun", "--set", "judge.keep=best", folder=folder)
+    assert facemill("run", "--output", "begun", folder=folder).returncode == 0
+    other = facemill("run", "--output", "begun", "--set", "judge.keep=largest", folder=folder)
+    assert other.returncode == 2
+    assert "judge.keep is 'largest' now and was 'best' there" in other.stderr
+
+
+def test_an_output_on_an_unknown_store_is_one_line(folder: Path) -> None:
+    done = facemill("run", "--input", "photos", "--output", "nowhere://bucket/out", folder=folder)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "cannot use the output nowhere://bucket/out" in done.stderr
+
+
+def test_an_empty_input_is_not_this_folder(folder: Path) -> None:
+    done = facemill("run", "--input", "", "--output", "empty", folder=folder)
+    assert done.returncode == 2
+    assert "for the folder you are in write ." in done.stderr
 
 
 def test_something_lost_ends_with_1(folder: Path) -> None:
@@ -161,8 +181,8 @@ def test_something_lost_ends_with_1(folder: Path) -> None:
     "arguments",
     [
         ("detect", "photos"),
-        pytest.param(("detect", "photos/2.jpg")),
-        pytest.param(("run", "--output", "out")),
+        ("detect", "photos/2.jpg"),
+        ("run", "--output", "out"),
     ],
     ids=" ".join,
 )

@@ -242,5 +242,7 @@ def test_drawing_into_the_folder_of_the_photographs_does_not_destroy_them(tmp_pa
 
 def test_a_picture_that_cannot_be_written_is_one_clear_error(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"cannot write .*/file/a\.jpg"):
+    with pytest.raises(ConfigError, match=r"/file is a file; name a folder"):
         detect(photos / "a.jpg", draw_folder=str(tmp_path / "file"))
+    with pytest.raises(OutputError, match=r"cannot write .*/file/below/a\.jpg: Not a directory"):
+        detect(photos / "a.jpg", draw_folder=str(tmp_path / "file" / "below"))

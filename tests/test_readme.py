@@ -45,6 +45,18 @@ def test_a_command(command: str, folder: Path) -> None:
     assert done.stdout
 
 
+def test_the_snippets_on_the_output(folder: Path) -> None:
+    command = [sys.executable, "-m", "facemill.pipeline.cli", "run", "--input", "photos", "--output", "out"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    page = Path(__file__).resolve().parents[1] / "docs" / "output.md"
+    snippets = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        done = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
 def test_the_snippet(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SNIPPETS[0]], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

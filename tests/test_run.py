@@ -136,6 +136,35 @@ def test_a_run_killed_before_its_plan_was_written_is_not_taken_for_done(tmp_path
     assert start([str(folder)], tmp_path / "out").account.num_images == 1
 
 
+def test_an_input_folder_that_is_gone_is_not_written_off(tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "photos", {f"{i}.jpg": portrait(i) for i in range(8)})
+    out = tmp_path / "out"
+    start([str(folder)], out)
+    (out / "_units" / "unit-000001.json").unlink()
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"the input photos \(file://\S+\) is gone; bring it back"):
+        start([], out)
+    (tmp_path / "elsewhere").rename(folder)
+    assert start([], out).account.statuses["ok"] == 8
+
+
+def test_an_earlier_output_in_the_input_is_no_input(tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "photos", {"1.jpg": portrait(1)})
+    start([str(folder)], folder / "first")
+    assert start([str(folder)], tmp_path / "second").account.num_images == 1
+
+
+def test_an_output_that_is_the_input_is_refused(tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "photos", {"1.jpg": portrait(1)})
+    with pytest.raises(ConfigError, match="is the input"):
+        start([str(folder)], folder)
+
+
+def test_an_archive_without_a_readable_file_is_not_done(tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "photos", {"1.jpg": b"no picture"})
+    assert not start([str(folder)], tmp_path / "out").is_complete
+
+
 def test_two_runs_at_once_are_refused(loose: Path, output: Path) -> None:
     with hold_lock(Folder(str(output))), pytest.raises(ConfigError, match="another run is writing to"):
         start([str(loose)], output)
@@ -229,6 +258,12 @@ def test_known_faces_take_the_place_of_detection(loose: Path, output: Path, tmp_
     assert len(known) == NUM_PORTRAITS
     assert known == read_table(output, "faces")
     assert read_crops(tmp_path / "out") == read_crops(output)
+
+
+def test_known_faces_of_another_archive_are_an_error(output: Path, tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "others", {"1.jpg": portrait(1)})
+    with pytest.raises(OutputError, match=f"none of the {NUM_PORTRAITS} known faces"):
+        start([str(folder)], tmp_path / "out", f"landmarks.known_faces={output}/faces")
 
 
 def test_known_faces_of_other_images_are_told(loose: Path, output: Path, tmp_path: Path) -> None:

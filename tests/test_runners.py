@@ -121,5 +121,5 @@ def test_a_job_service_that_does_not_answer_is_one_clear_error(shards: Path, tmp
 def test_a_failing_job_says_why(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "faces").write_bytes(b"")  # a file where the run needs a folder
-    with pytest.raises(OutputError, match=r"cannot write .*/faces/.*the same command goes on from there$"):
+    with pytest.raises(OutputError, match=r"cannot write .*/faces/.*: File exists$"):
         start(shards, tmp_path / "out", runner="FnApiRunner", beam_arguments=["--direct_running_mode=in_memory"])

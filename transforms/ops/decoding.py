@@ -32,6 +32,9 @@ _DECODED = frozenset(
 )
 
 
+_ARCHIVES = frozenset(("ZIP", "GZIP", "BZIP2", "XZ", "ZSTD", "7Z", "RAR"))
+
+
 class _PlugIn(NamedTuple):
     """An optional package that teaches Pillow one more format."""
 
@@ -164,7 +167,8 @@ def _open(data: bytes) -> Image.Image:
     elif name in _DECODED:
         pillow_format = name
     else:
-        raise BadInputError("unsupported_format", f"{name} is not decoded")
+        hint = "; archives are read as .tar, .tar.gz, .zip and .parquet" if name in _ARCHIVES else ""
+        raise BadInputError("unsupported_format", f"{name} is not decoded{hint}")
     try:
         image = Image.open(io.BytesIO(data), formats=[pillow_format])
     except Image.UnidentifiedImageError as error:

@@ -13,6 +13,7 @@ from facemill.models.errors import BadInputError
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes", "data", "image_bytes", "content")
 NAME_COLUMNS = ("path", "file_name", "filename", "name", "__key__")
 LABEL_COLUMN = "label"
+_ADVICE = "; name one with --set read.image_column=NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,15 @@ def find_columns(schema: pa.Schema, image_column: str | None, label_column: str 
     image = image_column or next((name for name in IMAGE_COLUMNS if _holds_bytes(schema, name)), None)
     available = ", ".join(schema.names[:20])
     if image is None:
-        raise BadInputError("read_error", f"no column of image bytes is called as usual, columns are: {available}")
+        raise BadInputError(
+            "read_error",
+            f"no column of image bytes is called as usual, columns are: {available}{_ADVICE}",
+        )
     if not _holds_bytes(schema, image):
-        raise BadInputError("read_error", f"no column {image!r} of image bytes, columns are: {available}")
+        raise BadInputError(
+            "read_error",
+            f"no column {image!r} of image bytes, columns are: {available}{_ADVICE}",
+        )
     label = label_column or LABEL_COLUMN
     if not _is_simple(schema, label):
         if label_column is not None:

@@ -35,6 +35,11 @@ _MAGICS: tuple[tuple[str, int, bytes], ...] = (
     ("HTML", 0, b"<html"),
     ("ZIP", 0, b"PK\x03\x04"),
     ("GZIP", 0, b"\x1f\x8b\x08"),
+    ("BZIP2", 0, b"BZh"),
+    ("XZ", 0, b"\xfd7zXZ"),
+    ("ZSTD", 0, b"\x28\xb5\x2f\xfd"),
+    ("7Z", 0, b"7z\xbc\xaf"),
+    ("RAR", 0, b"Rar!"),
     ("AVI", 8, b"AVI "),
     ("BMP", 0, b"BM"),
 )

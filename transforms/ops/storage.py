@@ -174,4 +174,4 @@ class AtomicFile:
 def output_error(path: str, error: OSError) -> OutputError:
     """The error for the user when `path` cannot be written."""
     why = error.strerror or str(error) or type(error).__name__
-    return OutputError(f"cannot write {path}: {why}. What was committed is valid; the same command goes on from there")
+    return OutputError(f"cannot write {path}: {why}")
