@@ -24,6 +24,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the `facemill` command; returns the exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    _fill_closed_streams()
     parser = _make_parser()
     known, unknown = parser.parse_known_args(arguments)
     if unknown and getattr(known, "runner", None) is None:
@@ -45,6 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_LOST
     except OSError as error:  # of a file or folder of the output that may not be listed, read or locked
         return _fail(error, EXIT_LOST, advice)
+
+
+def _fill_closed_streams() -> None:
+    """Open the null device for closed streams, as some file of the output would take their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is the stream's
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
@@ -90,7 +100,9 @@ def _add_run(commands: Any) -> None:
         "--workers", type=_positive, default=_num_cores(), metavar="N", help="processes (default: %(default)s)"
     )
     run.add_argument("--faces", metavar="URI", help="a Parquet table of known faces, instead of detecting")
-    run.add_argument("--retry-failed", action="store_true", help="do units with read or internal errors again")
+    run.add_argument(
+        "--retry-failed", action="store_true", help="do units with empty files, read or internal errors again"
+    )
     run.add_argument("--storage-options", type=_mapping, default={}, metavar="JSON", help="for fsspec, such as keys")
     run.add_argument("--runner", metavar="R", help="a Beam runner instead of local processes, such as FlinkRunner")
     run.set_defaults(command=_run, advice="; what was committed is valid, and the same command goes on from there")
@@ -148,7 +160,7 @@ def _positive(text: str) -> int:
 def _mapping(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"must be a JSON object, got {text}")

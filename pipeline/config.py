@@ -106,7 +106,7 @@ def _read_yaml(source: str) -> Any:
             raise ConfigError(f"cannot read the configuration {source}: {error}") from error
     try:
         return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter of odd dates, long numbers, deep nesting
         raise ConfigError(f"the configuration {source} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -117,7 +117,7 @@ def _parse_setting(setting: str) -> Tree:
         raise ConfigError(f"--set wants section.key=value, got {setting!r}")
     try:
         return {section: {name: yaml.safe_load(text)}}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {setting!r}: the value is not valid YAML") from error
 
 
@@ -156,4 +156,9 @@ def validate(tree: Tree) -> Config:
         problem = first.get("ctx", {}).get("error", first["msg"])
         if isinstance(problem, ConfigError):
             raise ConfigError(f"{place}.{problem}") from error
-        raise ConfigError(f"{place}: {problem}, got {first['input']!r}") from error
+        raise ConfigError(f"{place or 'the configuration'}: {problem}, got {_shortened(first['input'])}") from error
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -61,9 +61,13 @@ def _hold_local(output: Folder) -> Iterator[None]:
 def _hold_remote(output: Folder) -> Iterator[None]:
     holder = f"process {os.getpid()} on {platform.node()}"
     if output.exists(_LOCK):
-        held = json.loads(output.read_bytes(_LOCK))
-        if time.time() - held["time"] < _STALE_SECONDS:
-            raise _refusal(output, f" ({held['holder']})")
+        try:
+            held = json.loads(output.read_bytes(_LOCK))
+            is_fresh, other = time.time() - held["time"] < _STALE_SECONDS, held["holder"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"{output.join(_LOCK)} is damaged; remove it if no other run writes there") from error
+        if is_fresh:
+            raise _refusal(output, f" ({other})")
     ended = threading.Event()
     _beat(output, holder)
     thread = threading.Thread(target=_keep_beating, args=(output, holder, ended), daemon=True)

@@ -136,7 +136,7 @@ def _new_inputs(root: str, listing: Listing, known: Mapping[str, int]) -> Iterat
         planned = known.get(source)
         if planned is None:
             yield source, size
-        elif planned != size:
+        elif planned not in (0, size):  # what was empty or unreachable has a failed row, and --retry-failed does it
             raise ConfigError(
                 f"the input {source} had {planned} bytes when it was planned and has {size} now; "
                 "restore it, or start a new output folder"

@@ -63,19 +63,19 @@ def check_disjoint(listings: Mapping[str, Listing], earlier: Mapping[str, str], 
         ConfigError: Names such an input.
     """
     uris = {**earlier, **{name: listing.root.uri for name, listing in listings.items()}}
+    places = {name: _place_of_uri(uri) for name, uri in uris.items()}
     reached = {name: set(listing.names) for name, listing in listings.items()}
     for outer, outer_uri in uris.items():
         for inner, inner_uri in uris.items():
-            prefix = outer_uri.rstrip("/") + "/"
-            if inner == outer or not inner_uri.startswith(prefix):
+            if inner == outer or not places[inner].startswith(places[outer]):
                 continue
-            below = inner_uri[len(prefix) :]
+            below = places[inner][len(places[outer]) :]
             for path in reached.get(inner, ()):
-                full = f"{below}/{path}"
+                full = f"{below}{path}"
                 if full in reached.get(outer, ()) or f"{outer}/{full}" in known:
                     raise ConfigError(_twice(full, outer_uri, inner_uri))
             for full in reached.get(outer, ()):
-                if full.startswith(f"{below}/") and f"{inner}/{full[len(below) + 1 :]}" in known:
+                if full.startswith(below) and f"{inner}/{full[len(below) :]}" in known:
                     raise ConfigError(_twice(full, outer_uri, inner_uri))
 
 
@@ -93,6 +93,12 @@ def leave_out(listing: Listing, output: Folder) -> Listing:
         (name, size) for name, size in zip(listing.names, listing.sizes, strict=True) if not name.startswith(below)
     ]
     return replace(listing, names=[name for name, _ in pairs], sizes=[size for _, size in pairs])
+
+
+def _place_of_uri(uri: str) -> str:
+    """As `_place`, of a root that may lie on a store that is out of reach."""
+    is_local = uri.startswith("file://")
+    return _place(Folder(uri)) if is_local else uri.rstrip("/") + "/"
 
 
 def _place(folder: Folder) -> str:

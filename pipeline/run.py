@@ -31,7 +31,7 @@ from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MANIFEST
 from facemill.transforms.ops.reading import split_source
 from facemill.transforms.ops.storage import Folder
 
-_RETRIED_REASONS = frozenset({"read_error", "internal_error"})
+_RETRIED_REASONS = frozenset({"read_error", "internal_error", "empty"})
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,10 @@ def _list_all(request: RunRequest) -> list[Listing]:
 
 
 def _check_store(output: Folder) -> None:
+    if not output.uri.strip():
+        raise ConfigError("the output has an empty name; for the folder you are in write .")
+    if "::" in output.uri:  # fsspec would write to what stands before it
+        raise ConfigError(f"cannot use the output {output.uri}: :: in its name is not supported")
     try:
         _ = output.path
     except Exception as error:  # the libraries behind the stores have errors of their own

@@ -165,6 +165,21 @@ def test_an_output_on_an_unknown_store_is_one_line(folder: Path) -> None:
     assert "cannot use the output nowhere://bucket/out" in done.stderr
 
 
+@pytest.mark.parametrize(("output", "message"), [("", "write ."), ("a::b", ":: in its name is not supported")])
+def test_an_output_that_would_land_elsewhere_is_refused(output: str, message: str, folder: Path) -> None:
+    done = facemill("run", "--input", "photos", "--output", output, folder=folder)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_no_harm(closed: str, folder: Path) -> None:
+    output = f"closed-{len(closed)}"
+    command = f"{sys.executable} -m facemill.pipeline.cli run --input photos --output {output} {closed}"
+    assert subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True).returncode == 0
+    assert list((folder / output / "_units").glob("*.json"))
+
+
 def test_an_empty_input_is_not_this_folder(folder: Path) -> None:
     done = facemill("run", "--input", "", "--output", "empty", folder=folder)
     assert done.returncode == 2

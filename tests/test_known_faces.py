@@ -164,6 +164,23 @@ def test_only_the_row_groups_that_may_hold_an_image_are_read(tmp_path: Path, mon
     assert read == list(range(10))
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "wanted"),
+    [
+        ("image_id", pa.array([1, 2]), "strings"),
+        ("image_id", pa.array([b"a", b"b"]), "strings"),
+        ("x1", pa.array(["1", "2"]), "numbers"),
+        ("score", pa.array([[0.5], [0.5]]), "numbers"),
+        ("landmarks", pa.array(["1", "2"]), "lists of numbers"),
+    ],
+)
+def test_a_column_of_another_type_is_refused(column: str, values: pa.Array, wanted: str, tmp_path: Path) -> None:
+    columns = {"image_id": ["a", "b"], **{name: [1.0, 2.0] for name in ("x1", "y1", "x2", "y2")}}
+    pq.write_table(pa.table(columns | {column: values}), tmp_path / "faces.parquet")
+    with pytest.raises(ConfigError, match=f"in '{column}'; it must be {wanted}"):
+        KnownFaces(Folder(str(tmp_path / "faces.parquet")))
+
+
 def test_a_table_is_indexed_once_per_process(tmp_path: Path) -> None:
     path = str(write(tmp_path / "faces.parquet"))
     assert KnownFaces.load(path) is KnownFaces.load(path)

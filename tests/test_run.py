@@ -182,6 +182,22 @@ def test_an_input_below_two_roots_is_refused(tmp_path: Path) -> None:
         start([str(folder), str(folder / "a")], tmp_path / "out")
 
 
+def test_a_folder_and_a_link_to_it_are_one(tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "photos", {"1.jpg": portrait(1)})
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ConfigError, match="lies below two input roots"):
+        start([str(folder), str(tmp_path / "link")], tmp_path / "out")
+
+
+def test_a_link_that_was_mended_is_done_again(tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "photos", {"1.jpg": portrait(1)})
+    (folder / "2.jpg").symlink_to(tmp_path / "nowhere")
+    assert start([str(folder)], tmp_path / "out").account.statuses["failed"] == 1
+    (folder / "2.jpg").unlink()
+    write_loose(folder, {"2.jpg": portrait(2)})
+    assert start([str(folder)], tmp_path / "out", retry_failed=True).account.statuses["ok"] == 2
+
+
 def test_an_output_inside_the_input_is_no_input(tmp_path: Path) -> None:
     folder = write_loose(tmp_path / "photos", {"1.jpg": portrait(1)})
     for _ in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from facemill.transforms.ops.storage import Folder
 
 _BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 _NUM_CACHED_GROUPS = 8
+_LARGEST_PX = 1e30  # of larger boxes float32 makes infinities
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class KnownFaces:
         missing = [name for name in ("image_id", *_BOX_COLUMNS) if name not in names]
         if missing:
             raise ConfigError(f"the table of known faces {path} lacks the column {missing[0]!r}; it has {names}")
+        _check_types(metadata.schema.to_arrow_schema(), path)
         self.num_rows += metadata.num_rows
         column = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == "image_id")
         for index in range(metadata.num_row_groups):
@@ -104,6 +105,39 @@ class KnownFaces:
         return self._cache[group]
 
 
+def _check_types(schema: pa.Schema, path: str) -> None:
+    """Refuse columns that no image could be looked up in, or no box made of; ConfigError names the first."""
+    for name in ("image_id", *_BOX_COLUMNS, "score", "landmarks"):
+        count = schema.names.count(name)
+        if count > 1:
+            raise ConfigError(f"the table of known faces {path} has {count} columns {name!r}")
+        if not count:
+            continue
+        kind, wanted = schema.field(name).type, "numbers"
+        if name == "image_id":
+            kind, wanted = (kind.value_type if pa.types.is_dictionary(kind) else kind), "strings"
+            fits = pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
+        elif name == "landmarks":
+            wanted = "lists of numbers"
+            while _is_list(kind):
+                kind = kind.value_type
+            fits = pa.types.is_null(kind) or (_is_list(schema.field(name).type) and _is_number(kind))
+        else:
+            fits = _is_number(kind) or (name == "score" and pa.types.is_null(kind))
+        if not fits:
+            raise ConfigError(
+                f"the table of known faces {path} holds {schema.field(name).type} in {name!r}; it must be {wanted}"
+            )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
 def _parquet_paths(table: Folder) -> list[str]:
     if table.fs.isfile(table.path):
         return [table.path]
@@ -116,7 +150,7 @@ def _may_hold(group: _RowGroup, low: str, high: str) -> bool:
 
 def _has_box(row: dict[str, Any]) -> bool:
     """Some tables say by a row without a box that an image was looked at and holds no face."""
-    return all(row[name] is not None and math.isfinite(row[name]) for name in _BOX_COLUMNS)
+    return all(row[name] is not None and abs(row[name]) <= _LARGEST_PX for name in _BOX_COLUMNS)
 
 
 def _known_rows(rows: list[dict[str, Any]]) -> KnownRows:

@@ -146,7 +146,7 @@ class AtomicFile:
                 os.makedirs(parent, exist_ok=True)
             else:
                 parent = tempfile.gettempdir()
-            self._temporary = os.path.join(parent, f".{base}.{attempt}{_TEMPORARY_SUFFIX}")
+            self._temporary = os.path.join(parent, f".{base[:40]}.{attempt}{_TEMPORARY_SUFFIX}")
             self.file: BinaryIO = open(self._temporary, "wb")  # noqa: SIM115
         except OSError as error:
             raise output_error(self._path, error) from error
