@@ -12,6 +12,7 @@ FOLDERS = {
     "facemill.configs": "configs",
 }
 DEMO = ["scikit-image>=0.22", "matplotlib>=3.8"]
+OPENVINO = ["openvino>=2025.0"]
 TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "duckdb>=1", "psutil>=5.9"]
 
 setup(
@@ -41,17 +42,20 @@ setup(
         "pyarrow>=16",
         "pydantic>=2.7,<3",
         "pyyaml>=6",
+        "simplejpeg>=1.8",
         "tqdm>=4.66",
     ],
     extras_require={
         "demo": DEMO,
         "azure": ["adlfs>=2024.7"],
+        "cuda": ["onnxruntime-gpu[cuda,cudnn]>=1.21"],
         "gcs": ["gcsfs>=2024.6"],
         "heif": ["pillow-heif>=0.18"],
         "jxl": ["pillow-jxl-plugin>=1.3"],
+        "openvino": OPENVINO,
         "s3": ["s3fs>=2024.6"],
         "test": TEST,
-        "dev": [*TEST, "build>=1", "mypy>=1.10", "ruff>=0.6"],
+        "dev": [*TEST, *OPENVINO, "build>=1", "mypy>=1.10", "ruff>=0.6"],
     },
     entry_points={"console_scripts": ["facemill = facemill.pipeline.cli:main"]},
 )

@@ -1,6 +1,6 @@
 """Accuracy of the detector and its landmarks on a folder with human ground truth.
 
-    python benchmarks/accuracy.py FOLDER --judge JUDGE.py [--output PREDICTIONS.jsonl] [--skip PREFIX]
+    python benchmarks/accuracy.py FOLDER --judge JUDGE.py [--output PREDICTIONS.jsonl] [--skip PREFIX] [--every N]
 
 FOLDER holds `gt.jsonl` and `images/`; JUDGE.py is a program that takes predictions (a JSON line per detection) and
 ground truth (a JSON line per image) and prints its figures as JSON. Printed are those that facemill is held to, and the
@@ -42,6 +42,7 @@ def main() -> None:
     lines = (options.folder / "gt.jsonl").read_text(encoding="utf-8").splitlines()
     names = [json.loads(line)["image"] for line in lines]
     names = [name for name in names if options.skip is None or not name.startswith(options.skip)]
+    names = names[:: options.every]
     with tempfile.TemporaryDirectory() as scratch:
         predictions = options.output or Path(scratch) / "predictions.jsonl"
         seconds = detect_folder(options.folder / "images", names, predictions)
@@ -61,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--judge", type=Path, required=True, help="program that compares predictions and ground truth")
     parser.add_argument("--output", type=Path, help="keep the predictions here")
     parser.add_argument("--skip", default=None, help="leave out images whose names start so")
+    parser.add_argument("--every", type=int, default=1, help="take only each Nth image")
     return parser.parse_args()
 
 
@@ -87,8 +89,8 @@ def rows(faces: list[Any]) -> Iterator[dict[str, Any]]:
         yield {**box, "score": face.score, "landmarks": landmarks}
 
 
-def judge(program: Path, predictions: Path, truth: Path, subset: Path) -> dict[str, Any]:
-    command = [sys.executable, str(program), str(predictions), str(truth), "--subset", str(subset)]
+def judge(program: Path, predictions: Path, truth: Path, subset: Path, *further: str) -> dict[str, Any]:
+    command = [sys.executable, str(program), str(predictions), str(truth), "--subset", str(subset), *further]
     figures: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return figures
 

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Overlap = Literal["union", "min"]
 
+# Boxes that are compared with the rest at once: few rounds, and tables that stay in the processor's cache.
+_BOXES_PER_ROUND = 32
+
 
 def box_iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """Pairwise intersection over union: (N, 4) and (M, 4) -> (N, M); 0 where both boxes are empty."""
@@ -32,22 +35,55 @@ def nms(
     rest = np.vstack([columns, np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0)])
     kept = []
     while order.size:
-        kept.append(order[0])
-        survives = ~_overlaps_first(rest, iou_threshold, overlap)
-        order, rest = order[1:][survives], rest[:, 1:][:, survives]
-    return np.array(kept, dtype=np.int64)
+        # Of the best boxes that are left, all that overlap with a better one are compared with each other first.
+        overlaps = _overlap_too_much(rest[:, :_BOXES_PER_ROUND], rest, iou_threshold, overlap)
+        chosen = _keep_greedily(overlaps[:, : len(overlaps)])
+        kept.append(order[chosen])
+        survives = ~overlaps[chosen, len(overlaps) :].any(axis=0)
+        order, rest = order[len(overlaps) :][survives], rest[:, len(overlaps) :][:, survives]
+    return np.concatenate(kept) if kept else np.zeros(0, np.int64)
 
 
-def _overlaps_first(columns: NDArray[np.float64], iou_threshold: float, overlap: Overlap) -> NDArray[np.bool_]:
-    """Which of the boxes after the first overlap it too much: (5, N) of x1, y1, x2, y2, area -> (N - 1,)."""
-    x1, y1, x2, y2, area = columns[:, 1:]
-    first_x1, first_y1, first_x2, first_y2, first_area = columns[:, 0]
-    width = np.minimum(x2, first_x2) - np.maximum(x1, first_x1)
-    height = np.minimum(y2, first_y2) - np.maximum(y1, first_y1)
-    intersection = np.maximum(width, 0) * np.maximum(height, 0)
-    whole = np.minimum(area, first_area) if overlap == "min" else area + first_area - intersection
-    too_much: NDArray[np.bool_] = intersection > iou_threshold * whole
+def _keep_greedily(overlaps: NDArray[np.bool_]) -> list[int]:
+    """Which of some boxes, best first, no better kept one overlaps: (N, N), true on the diagonal -> indices."""
+    is_open = np.ones(len(overlaps), np.bool_)
+    kept = []
+    for index, overlapped in enumerate(overlaps):
+        if is_open[index]:
+            kept.append(index)
+            is_open &= ~overlapped
+    return kept
+
+
+def _overlap_too_much(
+    a: NDArray[np.float64], b: NDArray[np.float64], iou_threshold: float, overlap: Overlap
+) -> NDArray[np.bool_]:
+    """Which boxes overlap too much: (5, N) and (5, M) of x1, y1, x2, y2, area -> (N, M)."""
+    x1, y1, x2, y2, area = a[:, :, np.newaxis]
+    intersection = _common_length(x1, x2, b[0], b[2])
+    height = _common_length(y1, y2, b[1], b[3])
+    intersection *= height
+    if overlap == "min":
+        whole = np.minimum(area, b[4], out=height)
+    else:
+        whole = np.add(area, b[4], out=height)
+        whole -= intersection
+    whole *= iou_threshold
+    too_much: NDArray[np.bool_] = intersection > whole
     return too_much
+
+
+def _common_length(
+    first: NDArray[np.float64],
+    last: NDArray[np.float64],
+    others_first: NDArray[np.float64],
+    others_last: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """What intervals have in common with others: (N, 1), (N, 1), (M,) and (M,) -> (N, M)."""
+    length = np.minimum(last, others_last)
+    length -= np.maximum(first, others_first)
+    common: NDArray[np.float64] = np.maximum(length, 0, out=length)
+    return common
 
 
 def square_boxes(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facemill.models.cascade import Cascade, place_points
+from facemill.models.accelerators import AcceleratorChoice, resolve_accelerator
+from facemill.models.cascade import Cascade, place_points, probabilities
 from facemill.models.errors import BadInputError
-from facemill.models.graphs import build_graph
 from facemill.models.options import DetectorOptions
-from facemill.models.sessions import Session
+from facemill.models.sessions import open_session
 from facemill.models.weights import load_landmark_npy, load_weights
 
 _ONET_PX = 48
@@ -64,9 +64,9 @@ class FaceLandmarkModel:
     default cascade's O-Net is taken. Raises ModelLoadError when the file does not hold such a network.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | None = None, *, accelerator: AcceleratorChoice = "cpu") -> None:
         weights = load_weights("onet") if path is None else load_landmark_npy(path)
-        self._onet = Session(build_graph("onet", weights))
+        self._onet = open_session("onet", weights, resolve_accelerator(accelerator))
 
     def face_landmarks(self, crop: NDArray[np.uint8]) -> tuple[float, NDArray[np.float32]]:
         """The score in [0, 1], over 0.95 for a clear face, and the five landmarks (5, 2) in pixels of the crop.
@@ -77,10 +77,10 @@ class FaceLandmarkModel:
 
         check_image(crop)
         patch = cv2.resize(crop, (_ONET_PX, _ONET_PX), interpolation=cv2.INTER_AREA)
-        scores, _, points = self._onet(patch[np.newaxis].astype(np.float32))
+        heads = self._onet(np.asarray(patch, dtype=np.uint8)[np.newaxis])
         height, width = crop.shape[:2]
-        landmarks = place_points(points, np.array([[0.0, 0.0, width, height]]))[0] - 0.5
-        return float(scores[0]), landmarks.astype(np.float32)
+        landmarks = place_points(heads[:, 5:], np.array([[0.0, 0.0, width, height]]))[0] - 0.5
+        return float(probabilities(heads[:, 0])[0]), landmarks.astype(np.float32)
 
 
 def check_image(image: Any) -> None:

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from facemill.models.accelerators import resolve_accelerator
 from facemill.models.errors import ConfigError
 from facemill.models.options import DetectorOptions
 from facemill.transforms.ops.alignment import AlignOptions
@@ -66,6 +67,16 @@ def load_config(source: str | None = None, settings: Sequence[str] = ()) -> Conf
     for setting in settings:
         _overlay(tree, _parse_setting(setting), where=f"--set {setting}")
     return validate(tree)
+
+
+def settle_accelerator(config: Config) -> Config:
+    """The configuration with the accelerator that `auto` means here, after a check that it is there.
+
+    Raises:
+        ConfigError: It cannot be used; names what to install.
+    """
+    accelerator = resolve_accelerator(config.detect.accelerator)
+    return replace(config, detect=replace(config.detect, accelerator=accelerator))
 
 
 def preset_names() -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from facemill.models.cascade import Detections
 from facemill.models.errors import BadInputError, ConfigError
-from facemill.pipeline.config import Config
+from facemill.pipeline.config import Config, settle_accelerator
 from facemill.pipeline.listing import list_inputs
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
 from facemill.transforms.ops.decoding import decode_image
@@ -60,12 +60,13 @@ def detect_images(
     of JSON per image: `{"image": ..., "faces": [...]}`, or `{"image": ..., "error": {"reason", "message"}}`.
 
     Raises:
-        ConfigError: An input does not exist.
+        ConfigError: An input does not exist, or the accelerator cannot be used.
         OutputError: A picture cannot be written.
     """
     out, err = out or sys.stdout, err or sys.stderr
     if draw_folder is not None and Path(draw_folder).is_file():
         raise ConfigError(f"--draw {draw_folder} is a file; name a folder")
+    config = settle_accelerator(config)
     sources = _list_sources(images, config, storage_options or {})
     is_single = (
         len(sources) == 1 and len(images) == 1 and PurePosixPath(sources[0].name).name == PurePosixPath(images[0]).name

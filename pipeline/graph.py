@@ -23,11 +23,14 @@ def process_units(
 ) -> beam.PCollection[UnitSummary]:
     """Units in, committed units out: one fused chain, in which no image is ever moved between workers."""
     config = job.config
-    detect = DetectFaces(config.detect) if job.known_faces is None else LookUpFaces(job.known_faces)
+    # Known faces may be of any size, so their images are decoded in full.
+    detector, detect = (
+        (config.detect, DetectFaces(config.detect)) if job.known_faces is None else (None, LookUpFaces(job.known_faces))
+    )
     return (
         units
         | "Read" >> ReadImages(job.roots, config.read, job.output, config.run.batch_bytes, quarantined)
-        | "Decode" >> DecodeImages(config.decode, config.run.batch_pixels)
+        | "Decode" >> DecodeImages(config.decode, config.run.batch_pixels, detector)
         | "Detect" >> detect
         | "Landmarks" >> LocateLandmarks(config.detect, config.landmarks.relocate)
         | "Judge" >> JudgeFaces(config.judge)

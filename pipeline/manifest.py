@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
+from facemill.models.accelerators import describe_engine
 from facemill.models.errors import ConfigError, OutputError
 from facemill.models.weights import model_files
 from facemill.pipeline.config import Config, first_difference, validate
@@ -40,6 +42,8 @@ class Manifest:
         versions: Of Python and of the packages that the result can depend on.
         models: Name, SHA-256 and licence of the model files.
         inputs: The URI of each input root, by its name.
+        engine: What runs the networks: accelerator, provider, package, version, device; of a remote runner only the
+            accelerator.
     """
 
     schema_version: int
@@ -48,6 +52,7 @@ class Manifest:
     versions: dict[str, str]
     models: list[dict[str, str]]
     inputs: dict[str, str]
+    engine: dict[str, str] = field(default_factory=dict)
 
     def write(self, output: Folder) -> None:
         """Write it atomically."""
@@ -70,16 +75,35 @@ def configuration_of(output: Folder) -> Config | None:
     return None if manifest is None else validate(manifest.config)
 
 
-def make_manifest(config: Config, inputs: Mapping[str, str]) -> Manifest:
-    """The manifest of a run that starts now."""
+def make_manifest(config: Config, inputs: Mapping[str, str], *, runs_here: bool = True) -> Manifest:
+    """The manifest of a run that starts now, on this machine or on others; `auto` is no accelerator any more.
+
+    Raises:
+        ConfigError: The accelerator has not been settled.
+    """
+    accelerator = config.detect.accelerator
+    if accelerator == "auto":
+        raise ConfigError("detect.accelerator is still auto; settle it before the run is planned")
+    engine: dict[str, str] = asdict(describe_engine(accelerator)) if runs_here else {"accelerator": accelerator}
     return Manifest(
         schema_version=SCHEMA_VERSION,
         fingerprint=config.fingerprint,
         config=config.to_tree(),
-        versions={"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
+        versions=_versions(engine),
         models=[asdict(file) for file in model_files()],
         inputs=dict(inputs),
+        engine=engine,
     )
+
+
+def _versions(engine: Mapping[str, str]) -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # onnxruntime, in whose place is onnxruntime-gpu
+            versions[name] = metadata.version(name)
+    if "package" in engine:
+        versions[engine["package"]] = engine["version"]
+    return versions
 
 
 def check_same_result(earlier: Manifest, now: Manifest, output: Folder) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
 from facemill.models.errors import ConfigError, OutputError
-from facemill.pipeline.config import Config
+from facemill.pipeline.config import Config, settle_accelerator
 from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing, list_inputs
 from facemill.pipeline.local import LocalOutcome, run_local
@@ -85,6 +85,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     _check_store(request.output)
     if request.runner is not None:
         check_runner(request.runner)
+    request = replace(request, config=_settle(request))
     listings = _list_all(request)
     _make_folder(request.output)
     with hold_lock(request.output):
@@ -107,6 +108,18 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
     return RunResult(account, outcome)
+
+
+def _settle(request: RunRequest) -> Config:
+    """The configuration with the accelerator that is meant; the machines of a runner cannot be looked at from here."""
+    if request.runner is None:
+        return settle_accelerator(request.config)
+    if request.config.detect.accelerator == "auto":
+        raise ConfigError(
+            "detect.accelerator=auto looks at this machine, and a runner's machines may be others; name one: "
+            "cpu, openvino or cuda"
+        )
+    return request.config
 
 
 def _list_all(request: RunRequest) -> list[Listing]:
@@ -159,7 +172,7 @@ def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tupl
     known_faces = Folder(known, request.storage_options) if known else None
     if known_faces is not None:
         KnownFaces(known_faces)  # refuses what is no such table, before the manifest names it
-    manifest = make_manifest(request.config, uris)
+    manifest = make_manifest(request.config, uris, runs_here=request.runner is None)
     if earlier is not None:
         for warning in check_same_result(earlier, manifest, output):
             err.write(f"warning: {warning}\n")

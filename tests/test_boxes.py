@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facemill.models.boxes import box_iou, nms, shift_edges, square_boxes
+from facemill.models.boxes import _BOXES_PER_ROUND, Overlap, box_iou, nms, shift_edges, square_boxes
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_nms_of_nothing() -> None:
 BOX = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 20), st.integers(1, 20), st.integers(1, 9))
 
 
-@given(st.lists(BOX, max_size=30))
+@given(st.lists(BOX, max_size=4 * _BOXES_PER_ROUND))
 def test_nms_equals_opencv(rows: list[tuple[int, ...]]) -> None:
     x, y, width, height, score = np.array(rows, float).reshape(-1, 5).T
     boxes = np.stack([x, y, x + width, y + height], axis=1)
@@ -125,6 +125,59 @@ def test_nms_keeps_and_removes_for_a_reason(rows: list[tuple[int, ...]], thresho
     for i in range(len(rows)):
         better = [k for k in kept if (-score[k], k) < (-score[i], i)]
         assert any(overlaps(i, k) for k in better) == (i not in kept)
+
+
+def keep_one_by_one(boxes: np.ndarray, scores: np.ndarray, threshold: float, overlap: Overlap) -> list[int]:
+    """Greedy suppression as the papers have it: the best box that is left stays, what overlaps it goes."""
+    areas = [max(x2 - x1, 0) * max(y2 - y1, 0) for x1, y1, x2, y2 in boxes.tolist()]
+    left = sorted(range(len(boxes)), key=lambda index: -scores[index])  # stable: of equal ones the first
+    kept = []
+    while left:
+        best, *left = left
+        kept.append(best)
+        rest = []
+        for other in left:
+            sides = np.minimum(boxes[best, 2:], boxes[other, 2:]) - np.maximum(boxes[best, :2], boxes[other, :2])
+            shared = float(np.prod(np.maximum(sides, 0)))
+            whole = areas[best] + areas[other] - shared if overlap == "union" else min(areas[best], areas[other])
+            if not shared > threshold * whole:
+                rest.append(other)
+        left = rest
+    return kept
+
+
+# Round numbers, so that boxes that overlap exactly as much as the threshold occur, and are reckoned without rounding.
+THRESHOLDS = st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 1.0])
+
+
+@given(
+    st.integers(0, 6 * _BOXES_PER_ROUND),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([4, 12, 60]),
+    st.sampled_from([1, 3, 1000]),
+    THRESHOLDS,
+    st.sampled_from(["union", "min"]),
+)
+def test_nms_in_rounds_is_greedy(
+    count: int, seed: int, extent: int, num_scores: int, threshold: float, overlap: Overlap
+) -> None:
+    """Many boxes, with ties, doubles, and some that are empty or inside out."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, extent, (count, 2))
+    boxes = np.hstack([corners, corners + rng.integers(-1, 9, (count, 2))])
+    scores = rng.integers(0, num_scores, count)
+    kept = nms(boxes, scores, threshold, overlap)
+    assert kept.dtype == np.int64
+    assert kept.tolist() == keep_one_by_one(boxes, scores, threshold, overlap)
+
+
+@pytest.mark.parametrize("count", [_BOXES_PER_ROUND - 1, _BOXES_PER_ROUND, _BOXES_PER_ROUND + 1])
+def test_a_box_suppresses_in_later_rounds(count: int) -> None:
+    """The first box overlaps the last alone; those between overlap nothing."""
+    corners = 20 * np.arange(count + 1)
+    boxes = np.stack([corners, corners, corners + 10, corners + 10], axis=1)
+    boxes[-1] = boxes[0] + 1
+    assert nms(boxes, -np.arange(count + 1), 0.5).tolist() == list(range(count))
 
 
 def test_nms_takes_memory_in_proportion_to_the_boxes() -> None:

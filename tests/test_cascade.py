@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
-from facemill.models import Cascade, DetectorOptions, Face, FaceDetector
-from facemill.models.cascade import _Windows
+from facemill.models import Cascade, DetectorOptions, Face, FaceDetector, cascade
+from facemill.models.boxes import box_iou
+from facemill.models.cascade import _ScannedLevel, _Windows, probabilities
 from facemill.models.errors import BadInputError, ConfigError
-from facemill.models.patches import cut_patches
-from facemill.models.pyramid import cell_edges, pyramid_sizes
+from facemill.models.pyramid import ImagePyramid
+from facemill.models.sessions import Network
 
 # Read off an enlarged print of the picture: eyes, nose tip, mouth corners.
 ASTRONAUT_POINTS = [[203.5, 101], [246.5, 103], [224.5, 126.5], [203.5, 140], [243.5, 140.5]]
@@ -67,82 +68,25 @@ def test_options_as_keywords() -> None:
         FaceDetector(DetectorOptions(), min_face_size_px=40)
 
 
-@pytest.mark.parametrize(
-    ("size_wh", "min_face_size_px", "expected"),
-    [
-        ((100, 50), 12, [(100, 50), (50, 25), (25, 12)]),
-        ((100, 50), 24, [(50, 25), (25, 12)]),
-        ((48, 96), 20, [(29, 58), (14, 29)]),
-        ((24, 24), 24, [(12, 12)]),
-        ((23, 24), 24, []),
-        ((5000, 10), 12, []),
-    ],
-)
-def test_pyramid_sizes(size_wh: tuple[int, int], min_face_size_px: float, expected: list[tuple[int, int]]) -> None:
-    assert pyramid_sizes(size_wh, min_face_size_px=min_face_size_px, scale_factor=0.5) == expected
+def logit(probabilities: list[float]) -> np.ndarray:
+    values = np.array(probabilities)
+    return np.log(values / (1 - values))
 
 
-def test_cell_edges_use_the_scale_of_each_axis() -> None:
-    # Level pixels are 2 x 4 image pixels; cell (row 3, column 5) starts at level pixel (10, 6) and is 12 wide.
-    edges = cell_edges(np.array([3]), np.array([5]), (50, 25), (100, 100))
-    np.testing.assert_allclose(edges, [[20, 24, 44, 72]])
-    assert cell_edges(np.zeros(0, np.int64), np.zeros(0, np.int64), (50, 25), (100, 100)).shape == (0, 4)
+def test_probabilities_are_the_logistic_function() -> None:
+    logits = np.array([-200, -30, -4, -0.1, 0, 1e-4, 3, 25, 200], np.float32)
+    with np.errstate(over="ignore"):
+        expected = 1 / (1 + np.exp(-logits.astype(float)))
+    assert probabilities(logits).dtype == np.float32
+    np.testing.assert_allclose(probabilities(logits), expected, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("patch_px", [24, 48])
-@pytest.mark.parametrize(
-    "box", [(1, 2, 49, 50), (10.25, 20.75, 34.25, 44.75), (1.3, 1.4, 49.1, 49.2), (30.5, 30.1, 37, 36)]
-)
-def test_patches_are_cut_at_float_coordinates(patch_px: int, box: tuple[float, ...]) -> None:
-    """On a ramp the mean over an area is the value at its centre, which lies half a pixel before what its edges say."""
-    ramp = 5 * np.arange(51, dtype=np.uint8)
-    image = np.stack(np.broadcast_arrays(ramp[np.newaxis, :], ramp[:, np.newaxis], np.uint8(7)), axis=-1)
-    patch = cut_patches(image, np.array([box]), patch_px)[0]
-    fractions = (np.arange(patch_px) + 0.5) / patch_px
-    for channel, (start, end) in enumerate([(box[0], box[2]), (box[1], box[3])]):
-        places = patch[..., channel] / 5 if channel == 0 else patch[..., channel].T / 5
-        # Grey values are rounded twice, a fifth of a pixel.
-        np.testing.assert_allclose(places, np.tile(start + fractions * (end - start) - 0.5, (patch_px, 1)), atol=0.2)
-    assert (patch[..., 2] == 7).all()
+def fake_onet(scores: list[float], offsets: list[list[float]], points: list[list[float]]) -> Network:
+    heads = np.hstack([logit(scores)[:, np.newaxis], offsets, points]).astype(np.float32)
 
-
-def test_patches_average_what_they_shrink() -> None:
-    """Single-pixel stripes become grey, not stripes of another width."""
-    image = np.zeros((200, 200, 3), np.uint8)
-    image[:, ::2] = 200
-    patches = cut_patches(image, np.array([[4.0, 4.0, 100.0, 100.0], [4.5, 4.5, 100.5, 100.5]]), 24)
-    np.testing.assert_allclose(patches, 100, atol=1)
-
-
-def test_patches_beyond_the_image_are_grey() -> None:
-    image = np.full((40, 40, 3), 200, np.uint8)
-    half_outside, outside = cut_patches(image, np.array([[-24.0, 0.0, 24.0, 48.0], [500, 500, 530, 530]]), 48)
-    np.testing.assert_allclose(half_outside[:40, :23], 127.5, atol=0.5)
-    np.testing.assert_array_equal(half_outside[:40, 25:], 200)
-    np.testing.assert_allclose(half_outside[41:], 127.5, atol=0.5)
-    np.testing.assert_allclose(outside, 127.5, atol=0.5)
-
-
-@pytest.mark.parametrize("shape", [(40, 40000, 3), (40000, 40, 3)])
-def test_patches_of_images_too_long_for_opencv(shape: tuple[int, int, int]) -> None:
-    image = np.zeros(shape, np.uint8)
-    image[-24:, -24:] = 90
-    box = [shape[1] - 24, shape[0] - 24, shape[1], shape[0]]
-    np.testing.assert_array_equal(cut_patches(image, np.array([box], float), 24), 90)
-
-
-def test_patches_of_degenerate_boxes_and_of_none() -> None:
-    image = np.full((40, 40, 3), 9, np.uint8)
-    np.testing.assert_array_equal(cut_patches(image, np.array([[20.0, 20, 20, 20]]), 24), 9)
-    assert cut_patches(image, np.zeros((0, 4)), 24).shape == (0, 24, 24, 3)
-
-
-def fake_onet(
-    scores: list[float], offsets: list[list[float]], points: list[list[float]]
-) -> Callable[[np.ndarray], list[np.ndarray]]:
-    def run(patches: np.ndarray) -> list[np.ndarray]:
-        assert patches.shape[1:] == (48, 48, 3)
-        return [np.array(values, np.float32) for values in (scores, offsets, points)]
+    def run(patches: np.ndarray) -> np.ndarray:
+        assert (patches.shape, patches.dtype) == ((len(heads), 48, 48, 3), np.uint8)
+        return heads
 
     return run
 
@@ -156,19 +100,19 @@ def test_proposals_are_moved_by_both_networks(monkeypatch: pytest.MonkeyPatch) -
     cascade = Cascade()
     offsets = np.array([[0.5, 0, 0.5, 0]], np.float32)
     windows = _Windows(np.array([[10.0, 10, 30, 30]]), np.array([0.8], np.float32), offsets)
-    monkeypatch.setattr(cascade, "_scan", lambda image: (windows, 7))
+    monkeypatch.setattr(cascade, "_scan", lambda pyramid: (windows, 7))
     shown = []
 
-    def rnet(patches: np.ndarray) -> list[np.ndarray]:
+    def rnet(patches: np.ndarray) -> np.ndarray:
         shown.append(patches)
-        return [np.array([0.9], np.float32), np.array([[0, 0, -0.5, 0]], np.float32)]
+        return np.array([[logit([0.9])[0], 0, 0, -0.5, 0]], np.float32)
 
-    cascade._rnet = rnet  # type: ignore[assignment]
+    cascade._rnet = rnet
     image = BLANK.copy()
     image[:, 40:] = 255
     proposals = cascade.propose(image)
     np.testing.assert_allclose(proposals.boxes, [[14.5, 9.5, 34.5, 29.5]])
-    np.testing.assert_allclose(proposals.scores, [0.9])
+    np.testing.assert_allclose(proposals.scores, [0.9], rtol=1e-6)
     assert proposals.num_capped == 7
     # R-Net saw columns 20 to 40 and a little of what is beyond: half a pixel of its patch.
     assert shown[0].shape == (1, 24, 24, 3)
@@ -177,7 +121,7 @@ def test_proposals_are_moved_by_both_networks(monkeypatch: pytest.MonkeyPatch) -
 
 def test_landmarks_lie_on_the_window_before_it_moves() -> None:
     cascade = Cascade()
-    cascade._onet = fake_onet([0.9], [[0.5, 0.5, 0.5, 0.5]], [POINTS])  # type: ignore[assignment]
+    cascade._onet = fake_onet([0.9], [[0.5, 0.5, 0.5, 0.5]], [POINTS])
     found = cascade.refine(BLANK, np.array([[9.5, 19.5, 29.5, 39.5]], np.float32))
     # Edges 10, 20, 30, 40; half a pixel less counts from the centre of the first pixel.
     np.testing.assert_allclose(found.boxes, [[19.5, 29.5, 39.5, 49.5]])
@@ -189,19 +133,19 @@ def test_landmarks_lie_on_the_window_before_it_moves() -> None:
 def test_windows_that_agree_are_averaged_by_score() -> None:
     cascade = Cascade()
     boxes = np.array([[0, 0, 40, 40], [1, 0, 41, 40], [10, 0, 50, 40], [60, 60, 80, 80]], np.float32)
-    cascade._onet = fake_onet([0.9, 0.8, 0.85, 0.6], [[0.0] * 4] * 4, [[0.0] * 10] * 4)  # type: ignore[assignment]
+    cascade._onet = fake_onet([0.9, 0.8, 0.85, 0.6], [[0.0] * 4] * 4, [[0.0] * 10] * 4)
     found = cascade.refine(BLANK, boxes)
     # The second nearly coincides with the first (IoU 0.95); the third is suppressed (0.75 of the smaller area), but its
     # IoU is 0.6; the fourth scores too low.
     shift = 0.8 / (0.9 + 0.8)
     np.testing.assert_allclose(found.boxes, [[shift, 0, 40 + shift, 40]], rtol=1e-5)
     np.testing.assert_allclose(found.landmarks[0, :, 0], [shift] * 5, rtol=1e-5)
-    np.testing.assert_allclose(found.scores, [0.9])
+    np.testing.assert_allclose(found.scores, [0.9], rtol=1e-6)
 
 
 def test_locate_answers_for_every_box_in_order() -> None:
     cascade = Cascade()
-    cascade._onet = fake_onet([0.1, 0.9], [[0.0] * 4] * 2, [[0.5] * 10] * 2)  # type: ignore[assignment]
+    cascade._onet = fake_onet([0.1, 0.9], [[0.0] * 4] * 2, [[0.5] * 10] * 2)
     scores, landmarks = cascade.locate(BLANK, np.array([[40, 40, 60, 80], [10, 10, 20, 20]], np.float32))
     np.testing.assert_allclose(scores, [0.1, 0.9], rtol=1e-6)
     np.testing.assert_allclose(landmarks, [[[50, 60]] * 5, [[15, 15]] * 5], rtol=1e-6)
@@ -297,8 +241,8 @@ def test_the_cap_bounds_and_counts() -> None:
     thresholds = (0.01, 0.7, 0.7)
     capped = Cascade(DetectorOptions(score_thresholds=thresholds, max_candidates=20))
     free = Cascade(DetectorOptions(score_thresholds=thresholds, max_candidates=10**6))
-    windows, num_capped = capped._scan(noise)
-    all_windows, num_capped_free = free._scan(noise)
+    windows, num_capped = capped._scan(ImagePyramid(noise))
+    all_windows, num_capped_free = free._scan(ImagePyramid(noise))
     assert num_capped_free == 0
     assert len(all_windows.scores) > 200
     assert len(windows.scores) == 20
@@ -311,14 +255,88 @@ def test_the_cap_bounds_and_counts() -> None:
 def test_both_cuts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two levels of 15 windows that nothing suppresses; the first lost 3 before: 20 stay, 3 + 10 went."""
     cascade = Cascade(DetectorOptions(max_candidates=20))
-    corners = 30.0 * np.arange(30)
-    edges = np.stack([corners, corners, corners + 20, corners + 20], axis=1)
-    every = _Windows(edges, np.linspace(0.7, 0.9, 30, dtype=np.float32), np.zeros((30, 4), np.float32))
-    levels = iter([(every.take(np.arange(15)), 3), (every.take(np.arange(15, 30)), 0)])
-    monkeypatch.setattr(cascade, "_scan_level", lambda image, level_wh: next(levels))
-    windows, num_capped = cascade._scan(np.zeros((40, 29, 3), np.uint8))
+    cells = np.stack([np.zeros(15, np.int64), 6 * np.arange(15)], axis=1)
+    heads = np.zeros((30, 5), np.float32)
+    heads[:, 0] = logit(np.linspace(0.7, 0.9, 30).tolist())
+    levels = iter(
+        [
+            _ScannedLevel(cells, heads[:15], (1.0, 1.0), (1, 85), 3),
+            _ScannedLevel(cells, heads[15:], (2.0, 2.0), (1, 85), 0),
+        ]
+    )
+    monkeypatch.setattr(cascade, "_scan_level", lambda level: next(levels))
+    windows, num_capped = cascade._scan(ImagePyramid(np.zeros((40, 29, 3), np.uint8)))
     assert num_capped == 13
-    np.testing.assert_array_equal(windows.edges, edges[:9:-1])
+    corners = np.concatenate([24.0 * np.arange(15), 12.0 * np.arange(15)])
+    sides = np.repeat([24.0, 12.0], 15)
+    edges = np.stack([corners, np.zeros(30), corners + sides, sides], axis=1)
+    # Of the second level all, best first, then the best of the first.
+    expected = np.concatenate([edges[:15][::-1], edges[15:][::-1][:5]])
+    np.testing.assert_array_equal(windows.edges, expected)
+    np.testing.assert_allclose(windows.scores, np.linspace(0.9, 0.7, 30)[:20], rtol=1e-6)
+
+
+def scan(image: np.ndarray, options: DetectorOptions) -> _Windows:
+    return Cascade(options)._scan(ImagePyramid(image))[0]
+
+
+def assume_overlap(monkeypatch: pytest.MonkeyPatch, may_overlap: bool) -> None:
+    monkeypatch.setattr(cascade, "_may_overlap", lambda pixel_whs, iou_threshold: may_overlap)
+
+
+PHOTOGRAPHS = {"astronaut": data.astronaut(), "odd": data.astronaut()[:401, :333], "coffee": data.coffee()}
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+@pytest.mark.parametrize("scale_factor", [0.709, 0.6, 0.5])
+def test_suppression_across_levels_is_left_out_where_it_changes_nothing(
+    name: str, scale_factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = DetectorOptions(scale_factor=scale_factor, score_thresholds=(0.3, 0.7, 0.7))
+    pixel_whs = [level.pixel_wh for level in levels_of(PHOTOGRAPHS[name], options)]
+    assert not cascade._may_overlap(np.array(pixel_whs), options.nms_image_threshold)
+    windows = scan(PHOTOGRAPHS[name], options)
+    assume_overlap(monkeypatch, True)
+    forced = scan(PHOTOGRAPHS[name], options)
+    assert len(windows.scores) > 100
+    np.testing.assert_array_equal(windows.edges, forced.edges)
+    np.testing.assert_array_equal(windows.scores, forced.scores)
+    np.testing.assert_array_equal(windows.offsets, forced.offsets)
+
+
+def levels_of(image: np.ndarray, options: DetectorOptions) -> list[Any]:
+    levels = ImagePyramid(image).levels(min_face_size_px=options.min_face_size_px, scale_factor=options.scale_factor)
+    return list(levels)
+
+
+def test_suppression_across_levels_happens_where_windows_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = DetectorOptions(scale_factor=0.95)
+    windows = scan(data.astronaut(), options)
+    assume_overlap(monkeypatch, False)
+    every = scan(data.astronaut(), options)
+    assert 50 < len(windows.scores) < 0.8 * len(every.scores)
+    most, most_of_every = (np.triu(box_iou(found.edges, found.edges), 1).max() for found in (windows, every))
+    assert most <= options.nms_image_threshold < most_of_every
+
+
+@pytest.mark.parametrize(
+    ("pixel_whs", "threshold", "expected"),
+    [
+        ([(1, 1), (1.41, 1.41), (2, 2)], 0.7, False),
+        ([(1, 1), (1.1, 1.1)], 0.7, True),
+        ([(1, 1), (2, 2), (2.2, 2.2)], 0.7, True),
+        ([(1, 1), (1.1, 1.9)], 0.7, False),
+        ([(1, 1), (2, 2)], 0.25, True),
+        ([(1, 1), (2, 2)], 0.2, True),
+        ([(1, 1), (2, 2)], 0.26, False),
+        ([(1, 1)], 0.0, False),
+    ],
+)
+def test_windows_of_levels_overlap_by_the_ratio_of_their_areas(
+    pixel_whs: list[tuple[float, float]], threshold: float, expected: bool
+) -> None:
+    """At the threshold itself rounding may decide, so that it counts as above."""
+    assert cascade._may_overlap(np.array(pixel_whs, float), threshold) == expected
 
 
 def test_the_cap_keeps_the_face(astronaut: np.ndarray) -> None:

@@ -57,7 +57,7 @@ WRONG = [
     ),
     ("RUN --config list.yaml", "list.yaml: expected sections with keys, got [1]"),
     ("RUN --set workers", "--set wants section.key=value, got 'workers'"),
-    ("RUN --set detect.min_face=40", "unknown key detect.min_face; did you mean min_face_size_px?"),
+    ("RUN --set detect.min_face_size=40", "unknown key detect.min_face_size; did you mean min_face_size_px?"),
     ("RUN --set detect.min_face_size_px=small", "detect.min_face_size_px: Input should be a valid number, got 'small'"),
     ("RUN --set detect.scale_factor=1.2", "scale_factor must lie in (0, 1), got 1.2"),
     ("RUN --runner DaskRunner", "--runner DaskRunner loses outputs"),

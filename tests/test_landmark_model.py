@@ -60,8 +60,8 @@ def test_reference_dots(model: FaceLandmarkModel, shared_data: Path) -> None:
         assert distances.min(axis=1).max() <= 2, name
 
 
-def facenet_file(path: Path, rng: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
-    """A `det3.npy` with random weights."""
+def facenet_file(path: Path, rng: np.random.Generator, slopes: tuple[float, float]) -> dict[str, dict[str, np.ndarray]]:
+    """A `det3.npy` with random weights, its slopes in a range."""
     kernels = {
         "conv1": (3, 3, 3, 32),
         "conv2": (3, 3, 32, 64),
@@ -80,7 +80,7 @@ def facenet_file(path: Path, rng: np.random.Generator) -> dict[str, dict[str, np
             "biases": rng.normal(0, 0.1, shape[-1]).astype(np.float32),
         }
         if "-" not in name:
-            layers[f"prelu{name[-1]}"] = {"alpha": rng.uniform(-0.3, 0.9, shape[-1]).astype(np.float32)}
+            layers[f"prelu{name[-1]}"] = {"alpha": rng.uniform(*slopes, shape[-1]).astype(np.float32)}
     np.save(path, np.array(layers, dtype=object), allow_pickle=True)
     return layers
 
@@ -105,8 +105,9 @@ def old_tool(layers: dict[str, dict[str, np.ndarray]], patch: np.ndarray) -> tup
     return exponents[1] / exponents.sum(), outputs[2].reshape(2, 5).T
 
 
-def test_weights_of_the_old_tool(tmp_path: Path) -> None:
-    layers = facenet_file(tmp_path / "landmark_detector_weights.npy", np.random.default_rng(8))
+@pytest.mark.parametrize("slopes", [(-0.3, 0.9), (-1.5, 1.5), (0.9, 1.1), (1.05, 1.2), (-1.2, -0.1), (0.0, 0.0)])
+def test_weights_of_the_old_tool(tmp_path: Path, slopes: tuple[float, float]) -> None:
+    layers = facenet_file(tmp_path / "landmark_detector_weights.npy", np.random.default_rng(8), slopes)
     model = FaceLandmarkModel(tmp_path / "landmark_detector_weights.npy")
     crop = data.astronaut()[62:110, 178:226]  # 48 x 48, so that no resampling blurs the comparison
     score, landmarks = model.face_landmarks(crop)

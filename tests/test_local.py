@@ -15,16 +15,15 @@ from facemill.transforms.ops.storage import Folder
 # Stands for a codec with a bug: Python runs this file at the start of every process that finds it on its path.
 SITE = """
 import os, signal, time
-import PIL.Image
-real_open = PIL.Image.open
-def deadly_open(file, *arguments, **options):
-    data = file.getvalue() if hasattr(file, "getvalue") else b""
+import simplejpeg
+real_decode = simplejpeg.decode_jpeg
+def deadly_decode(data, *arguments, **options):
     if b"KILLS" in data:
         os.kill(os.getpid(), signal.SIGKILL)
     if b"HANGS" in data:
         time.sleep(3600)
-    return real_open(file, *arguments, **options)
-PIL.Image.open = deadly_open
+    return real_decode(data, *arguments, **options)
+simplejpeg.decode_jpeg = deadly_decode
 """
 GOOD = {f"{i}.jpg": portrait(i) for i in range(6)}
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
 
 from facemill.models.errors import BadInputError
+from facemill.models.options import DetectorOptions, smallest_face_px
 from facemill.transforms.elements import Batch, Element, apply_step, fail
-from facemill.transforms.ops.decoding import decode_pixels, read_header
+from facemill.transforms.ops.decoding import ImageHeader, check_limits, decode_at, read_header
 from facemill.transforms.ops.options import DecodeOptions
 from facemill.transforms.ops.records import Failure, ImageRecord
+from facemill.transforms.ops.reduction import detection_reduction
 from facemill.transforms.ops.signatures import sniff_format
 
 
@@ -22,23 +25,27 @@ class DecodeImages(beam.PTransform):
     """Decodes the images of each batch, and cuts the batches to at most about `batch_pixels`.
 
     Args:
-        options: Limits of size.
-        batch_pixels: A batch is closed when its decoded images reach this many pixels.
+        options: Limits of size, and the policy.
+        batch_pixels: A batch is closed when its images, in their full size, reach this many pixels.
+        detector: What faces are looked for, which rules how far images may be reduced; None, and all are decoded in
+            full.
     """
 
     options: DecodeOptions
     batch_pixels: int
+    detector: DetectorOptions | None = None
 
     def expand(self, elements: beam.PCollection[Element]) -> beam.PCollection[Element]:
         """PCollection of `Element` -> the same with `image`, `sha256` and the header's fields."""
-        decode = _DecodeFn(self.options, self.batch_pixels)
+        decode = _DecodeFn(self.options, self.batch_pixels, self.detector)
         return elements | "DecodeBatch" >> beam.ParDo(decode).with_output_types(Element)
 
 
 class _DecodeFn(beam.DoFn):
-    def __init__(self, options: DecodeOptions, batch_pixels: int) -> None:
+    def __init__(self, options: DecodeOptions, batch_pixels: int, detector: DetectorOptions | None) -> None:
         self._options = options
         self._batch_pixels = batch_pixels
+        self._detector = detector if options.policy == "reduced" else None
 
     def process(self, element: Element) -> Iterator[Element]:
         if not isinstance(element, Batch):
@@ -47,9 +54,9 @@ class _DecodeFn(beam.DoFn):
         records: list[ImageRecord] = []
         num_pixels = 0
         for record in element.records:
-            decoded = apply_step(record, self._decode)
-            records.append(decoded)
-            num_pixels += 0 if decoded.image is None else decoded.image.shape[0] * decoded.image.shape[1]
+            records.append(apply_step(record, self._decode))  # held here alone, so that it goes with its batch
+            # A reduced image counts in full as well, for it may be decoded anew.
+            num_pixels += 0 if records[-1].image is None else math.prod(records[-1].size_wh)
             if num_pixels >= self._batch_pixels:
                 yield Batch(element.unit, tuple(records))
                 records, num_pixels = [], 0
@@ -71,9 +78,15 @@ class _DecodeFn(beam.DoFn):
             exif_orientation=header.exif_orientation,
         )
         try:
-            image = decode_pixels(
-                data, header, max_pixels=self._options.max_pixels, min_side_px=self._options.min_side_px
-            )
-            return dataclasses.replace(described, image=image)
+            check_limits(header, max_pixels=self._options.max_pixels, min_side_px=self._options.min_side_px)
+            image, reduction = decode_at(data, header, reduction=self._choose_reduction(header))
         except BadInputError as error:
             return fail(described, Failure(error.reason, error.message))
+        return dataclasses.replace(
+            described, image=image, reduction=reduction, data=record.data if reduction > 1 else None
+        )
+
+    def _choose_reduction(self, header: ImageHeader) -> int:
+        if self._detector is None:
+            return 1
+        return detection_reduction(smallest_face_px(self._detector, (header.width, header.height)))

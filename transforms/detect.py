@@ -15,6 +15,7 @@ from facemill.transforms.elements import Batch, Element, map_images
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.networks import load_cascade
 from facemill.transforms.ops.records import ImageRecord
+from facemill.transforms.ops.reduction import pixel_grid
 from facemill.transforms.ops.storage import Folder
 
 
@@ -46,8 +47,13 @@ class _DetectFn(beam.DoFn):
 
     def _propose(self, record: ImageRecord) -> ImageRecord:
         assert self._cascade is not None and record.image is not None
-        proposals = self._cascade.propose(record.image)
-        return dataclasses.replace(record, candidates=proposals.boxes, num_capped=proposals.num_capped)
+        proposals = self._cascade.propose(record.image, reduction=record.reduction)
+        return dataclasses.replace(
+            record,
+            candidates=pixel_grid(record).from_corner(proposals.boxes),
+            num_capped=proposals.num_capped,
+            data=record.data if len(proposals.boxes) else None,
+        )
 
 
 @dataclass

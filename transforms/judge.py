@@ -37,18 +37,17 @@ class _JudgeFn(beam.DoFn):
         yield map_images(element, self._judge)
 
     def _judge(self, record: ImageRecord) -> ImageRecord:
-        assert record.faces is not None and record.image is not None
+        assert record.faces is not None
         faces = record.faces
         angles_deg = estimate_pose(faces.landmarks)
         eye_distance_px = interocular_px(faces.landmarks)
-        height, width = record.image.shape[:2]
         reasons = judge_faces(
             faces.boxes,
             faces.scores,
             faces.landmarks,
             angles_deg,
             eye_distance_px,
-            image_wh=(width, height),
+            image_wh=record.size_wh,
             options=self._options,
         )
         judged = dataclasses.replace(faces, angles_deg=angles_deg, interocular_px=eye_distance_px, reasons=reasons)

@@ -14,11 +14,14 @@ from facemill.models.options import DetectorOptions
 from facemill.transforms.elements import Element, map_images
 from facemill.transforms.ops.networks import load_cascade
 from facemill.transforms.ops.records import Faces, ImageRecord, KnownRows
+from facemill.transforms.ops.reduction import at_least, landmark_reduction, pixel_grid
 
 
 @dataclass
 class LocateLandmarks(beam.PTransform):
     """Runs O-Net: it refines and scores detected candidates, and places five points on each face.
+
+    An image that was reduced too far for its smallest candidate is decoded anew.
 
     Args:
         options: Thresholds and overlaps.
@@ -51,12 +54,18 @@ class _LandmarksFn(beam.DoFn):
         if record.known is not None:
             return dataclasses.replace(record, faces=self._complete(record.image, record.known), known=None)
         assert record.candidates is not None
-        found = self._cascade.refine(record.image, record.candidates)
+        return self._refine(at_least(record, landmark_reduction(record.candidates)))
+
+    def _refine(self, record: ImageRecord) -> ImageRecord:
+        assert self._cascade is not None and record.image is not None and record.candidates is not None
+        grid = pixel_grid(record)
+        found = self._cascade.refine(record.image, grid.to_corner(record.candidates), reduction=record.reduction)
         return dataclasses.replace(
             record,
-            faces=Faces(found.boxes, found.scores, found.landmarks),
+            faces=Faces(grid.from_corner(found.boxes), found.scores, grid.from_corner(found.landmarks)),
             candidates=None,
             num_capped=record.num_capped + found.num_capped,
+            data=record.data if len(found.boxes) else None,
         )
 
     def _complete(self, image: np.ndarray, known: KnownRows) -> Faces:

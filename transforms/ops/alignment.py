@@ -74,6 +74,11 @@ def estimate_similarity(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
     return np.column_stack([linear, to_offset - linear @ from_offset])
 
 
+def similarity_scale(matrix: np.ndarray) -> float:
+    """How many times larger a (2, 3) similarity makes things."""
+    return math.hypot(matrix[0, 0], matrix[1, 0])
+
+
 def align_face(image: np.ndarray, landmarks: np.ndarray, template: Template, *, border: Border = "black") -> np.ndarray:
     """The crop that puts a face at the template's places: (H, W, 3) uint8 and (5, 2) px -> (h, w, 3) uint8.
 
@@ -95,7 +100,7 @@ def warp_similarity(
     the mirrored picture. Only the region that the crop covers is read, so time and memory do not grow with the picture.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
-    scale = math.hypot(matrix[0, 0], matrix[1, 0])
+    scale = similarity_scale(matrix)
     oversampling = 2 if scale < 1 else 1
     height, width = image.shape[:2]
     block_wh = (_block_size(scale, width), _block_size(scale, height))

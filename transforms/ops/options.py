@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from facemill.models.errors import ConfigError
+
+DecodePolicy = Literal["full", "reduced"]
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """Limits of what is decoded.
+    """Limits of what is decoded, and how large it is.
 
     Attributes:
         max_pixels: A larger image is `too_large`; checked before any pixel is decoded.
         min_side_px: An image with a shorter side is `too_small`.
+        policy: `full`, or `reduced`: a JPEG at 1/2, 1/4 or 1/8 of its sides where the smallest face to look for is
+            large enough for that, and anew, just large enough, only where a face that is found needs more.
     """
 
     max_pixels: int = 80_000_000
     min_side_px: int = 12
+    policy: DecodePolicy = "full"
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "min_side_px"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.policy not in get_args(DecodePolicy):
+            raise ConfigError(f"policy must be one of {', '.join(get_args(DecodePolicy))}, got {self.policy!r}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class RunOptions:
 
     Attributes:
         batch_bytes: Encoded bytes of a batch of images on its way from reading to decoding.
-        batch_pixels: Pixels of a batch of decoded images.
+        batch_pixels: Pixels of a batch of decoded images, each counted in its full size.
         unit_bytes: About how many bytes of input make a unit.
         unit_files: At most how many loose files make a unit.
         max_worker_deaths: How often an image may kill its worker until it is given up.

@@ -51,7 +51,7 @@ class ImageRecord:
     source: str
     member: str
     label: str | None = None
-    data: bytes | None = field(default=None, repr=False)  # the encoded file, until it is decoded
+    data: bytes | None = field(default=None, repr=False)  # the encoded file, until nothing more is decoded from it
     num_bytes: int = 0  # of the encoded file
     sha256: str | None = None
     format: str | None = None
@@ -59,8 +59,17 @@ class ImageRecord:
     height: int | None = None
     exif_orientation: int | None = None
     image: np.ndarray | None = field(default=None, repr=False)  # (H, W, 3) uint8 RGB, upright
+    reduction: int = 1  # the image's sides are 1 / reduction of width and height, rounded up
     candidates: np.ndarray | None = None  # (N, 4) float32, R-Net's boxes
     known: KnownRows | None = None  # instead of candidates, where the faces are given
     faces: Faces | None = None
     num_capped: int = 0  # candidates that the detector's cap cut
     failure: Failure | None = None
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height of the upright original, px."""
+        if self.width is not None and self.height is not None:
+            return self.width, self.height
+        assert self.image is not None and self.reduction == 1
+        return self.image.shape[1], self.image.shape[0]
