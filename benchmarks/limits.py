@@ -2,7 +2,7 @@
 
     python benchmarks/limits.py [FOLDER] [--count N] [--min-face PX]
 
-The limit of the decoding is the fastest JPEG decoder at hand: OpenCV, Pillow, and simplejpeg if it is installed. That
+The limit of the decoding is the fastest JPEG decoder at hand: OpenCV, Pillow and simplejpeg. That
 of a network is the number of its multiply-adds, on exactly the arrays that it was given, at the highest rate that a
 matrix product or a convolution reaches on this core; PReLU, pooling and all other steps count nothing, so that no
 program can reach it. Beside it stands what OpenVINO takes for the same graphs on the same arrays, if it is installed:
@@ -29,11 +29,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image
 from workload import load_pictures
 
 from facemill.models import Cascade, DetectorOptions, cascade
 from facemill.models.graphs import build_graph
+from facemill.models.pyramid import ImagePyramid
 from facemill.models.weights import NetworkName, load_weights
 from facemill.transforms.ops.decoding import decode_image
 
@@ -198,10 +200,14 @@ def detect_in_steps(detector: Cascade, image: np.ndarray) -> tuple[dict[str, flo
             run = getattr(detector, f"_{network}")
             stack.enter_context(replaced(detector, f"_{network}", clock.network(title, run)))
         for owner, attribute, step in FUNCTIONS:
-            if hasattr(owner, attribute):
-                stack.enter_context(replaced(owner, attribute, clock.timed(step, getattr(owner, attribute))))
-        total_s = seconds_of(lambda: detector.refine(image, detector.propose(image).boxes))
+            stack.enter_context(replaced(owner, attribute, clock.timed(step, getattr(owner, attribute))))
+        total_s = seconds_of(detect, detector, image)
     return {**clock.seconds, "the rest": total_s - sum(clock.seconds.values())}, dict(clock.inputs)
+
+
+def detect(detector: Cascade, image: np.ndarray) -> None:
+    pyramid = ImagePyramid(image)
+    detector.refine(pyramid, detector.propose(pyramid).boxes)
 
 
 @contextlib.contextmanager
@@ -248,20 +254,12 @@ def decode_facemill(data: bytes) -> Any:
     return decode_image(data, max_pixels=1 << 28, min_side_px=1)
 
 
-def load_decoders() -> dict[str, Callable[[bytes], Any]]:
-    decoders: dict[str, Callable[[bytes], Any]] = {
-        "facemill": decode_facemill,
-        "OpenCV": decode_opencv,
-        "Pillow": decode_pillow,
-    }
-    if find_spec("simplejpeg"):
-        import simplejpeg
-
-        decoders["simplejpeg"] = simplejpeg.decode_jpeg
-    return decoders
-
-
-DECODERS = load_decoders()
+DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "facemill": decode_facemill,
+    "OpenCV": decode_opencv,
+    "Pillow": decode_pillow,
+    "simplejpeg": simplejpeg.decode_jpeg,
+}
 
 
 def load_openvino() -> dict[str, dict[str, Callable[..., Any]]]:

@@ -24,6 +24,7 @@ from workload import Cost, load_pictures, measure, pack_shard, run_command
 
 from facemill.models.cascade import Cascade
 from facemill.models.errors import BadInputError
+from facemill.models.pyramid import ImagePyramid
 from facemill.pipeline.config import Config, load_config
 from facemill.transforms.ops.alignment import align_face
 from facemill.transforms.ops.crops import encode_crop
@@ -90,7 +91,8 @@ def bare_loop(shards: Iterable[Path]) -> dict[str, int]:
 
 def _make_crops(data: bytes, cascade: Cascade, config: Config) -> list[bytes]:
     image = decode_image(data, max_pixels=config.decode.max_pixels, min_side_px=config.decode.min_side_px)
-    found = cascade.refine(image, cascade.propose(image).boxes)
+    pyramid = ImagePyramid(image)
+    found = cascade.refine(pyramid, cascade.propose(pyramid).boxes)
     reasons = judge_faces(
         found.boxes,
         found.scores,

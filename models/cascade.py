@@ -71,7 +71,8 @@ class Detections:
 class Cascade:
     """The three networks, loaded, with their options; nothing of an image is kept for the next.
 
-    Images are (H, W, 3) uint8 RGB. Raises ModelLoadError when the networks cannot be loaded.
+    Images are (H, W, 3) uint8 RGB, in an `ImagePyramid`; boxes are finite, in px of the original. Raises ModelLoadError
+    when the networks cannot be loaded, ConfigError when the accelerator cannot be used.
     """
 
     def __init__(self, options: DetectorOptions | None = None) -> None:
@@ -81,9 +82,8 @@ class Cascade:
         self._rnet = open_session("rnet", load_weights("rnet"), accelerator)
         self._onet = open_session("onet", load_weights("onet"), accelerator)
 
-    def propose(self, image: NDArray[np.uint8], *, reduction: int = 1) -> Proposals:
+    def propose(self, pyramid: ImagePyramid) -> Proposals:
         """Windows that P-Net found and R-Net confirmed, moved by both, made square."""
-        pyramid = ImagePyramid(image, reduction)
         windows, num_capped = self._scan(pyramid)
         edges = square_boxes(shift_edges(windows.edges, windows.offsets))
         heads = _run_on_windows(self._rnet, pyramid, edges, _RNET)
@@ -92,13 +92,13 @@ class Cascade:
         edges = square_boxes(shift_edges(confirmed.edges, confirmed.offsets))
         return Proposals(_from_edges(edges), confirmed.scores, num_capped)
 
-    def refine(self, image: NDArray[np.uint8], boxes: NDArray[np.float32], *, reduction: int = 1) -> Detections:
+    def refine(self, pyramid: ImagePyramid, boxes: NDArray[np.float32]) -> Detections:
         """O-Net on proposed windows (N, 4): those that it takes for faces, moved, with landmarks.
 
         Box and points of a face are means, weighted by score, over all windows that O-Net moved to nearly its place.
         """
         windows = _to_edges(boxes)
-        heads = _run_on_windows(self._onet, ImagePyramid(image, reduction), windows, _ONET)
+        heads = _run_on_windows(self._onet, pyramid, windows, _ONET)
         scores = probabilities(heads[:, 0])
         passed = scores > self.options.score_thresholds[2]
         windows, scores, heads = windows[passed], scores[passed], heads[passed]
@@ -108,11 +108,11 @@ class Cascade:
         return Detections(_from_edges(means[:, :4]), scores[kept], _from_edges(means[:, 4:]).reshape(-1, 5, 2))
 
     def locate(
-        self, image: NDArray[np.uint8], boxes: NDArray[np.float32], *, reduction: int = 1
+        self, pyramid: ImagePyramid, boxes: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """O-Net's scores (N,) and landmarks (N, 5, 2) on known face boxes (N, 4), in their order, none left out."""
         windows = square_boxes(_to_edges(boxes))
-        heads = _run_on_windows(self._onet, ImagePyramid(image, reduction), windows, _ONET)
+        heads = _run_on_windows(self._onet, pyramid, windows, _ONET)
         return probabilities(heads[:, 0]), _from_edges(place_points(heads[:, 5:], windows))
 
     def _scan(self, pyramid: ImagePyramid) -> tuple[_Windows, int]:

@@ -13,6 +13,7 @@ from facemill.models.accelerators import AcceleratorChoice, resolve_accelerator
 from facemill.models.cascade import Cascade, place_points, probabilities
 from facemill.models.errors import BadInputError
 from facemill.models.options import DetectorOptions
+from facemill.models.pyramid import ImagePyramid
 from facemill.models.sessions import open_session
 from facemill.models.weights import load_landmark_npy, load_weights
 
@@ -50,7 +51,8 @@ class FaceDetector:
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """The faces in an (H, W, 3) uint8 RGB image, best score first; raises BadInputError for any other array."""
         check_image(image)
-        found = self._cascade.refine(image, self._cascade.propose(image).boxes)
+        pyramid = ImagePyramid(image)
+        found = self._cascade.refine(pyramid, self._cascade.propose(pyramid).boxes)
         return [
             Face(box, float(score), landmarks)
             for box, score, landmarks in zip(found.boxes, found.scores, found.landmarks, strict=True)

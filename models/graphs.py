@@ -205,8 +205,8 @@ def _append_pool_then_prelu(builder: _Builder, layer: _Layer, features: str) -> 
     linear = builder.convolution(features, _pad(weight, 0, width), _pad(bias, 0, width), strides=layer.strides)
     pooled = builder.max_pool(linear, layer.pool_px)
 
-    # Less than one block is best left unblocked, for the next layer takes it so; in multiples of 4, as else ONNX Runtime
-    # leaves everything behind it unblocked where its blocks are of 8 (AVX2).
+    # Less than one block is best left unblocked, for the next layer takes it so; in multiples of 4, as else, where
+    # blocks are of 8 (AVX2), everything behind it would stay unblocked.
     num_channels = _blocks(len(slope), 4) * 4 if len(slope) < _BLOCK else _blocks(len(slope)) * _BLOCK
     kept, bent = np.zeros((2, num_channels, width, 1, 1), np.float32)
     rising = np.flatnonzero(slope >= 0)

@@ -11,6 +11,8 @@ from facemill.models.errors import ConfigError
 
 # P-Net's window; a smaller face would need an enlarged picture.
 SMALLEST_FACE_PX = 12
+# 0.99 makes some 300 levels of a photograph; closer to 1 there is no end.
+_MAX_SCALE_FACTOR = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,7 @@ class DetectorOptions:
     Args:
         min_face_size_px: Side of the smallest face to look for; time grows with its inverse square.
         min_face_share: The same as a share of the image's shorter side; of the two the larger counts.
-        scale_factor: Ratio of two neighbouring levels of the pyramid.
+        scale_factor: Ratio of two neighbouring levels of the pyramid, in (0, 0.99].
         score_thresholds: What P-Net, R-Net and O-Net must exceed.
         nms_level_threshold: Of two windows of one pyramid level that overlap more (intersection over union) the worse
             one goes.
@@ -46,7 +48,7 @@ class DetectorOptions:
         share = self.min_face_share
         _check(_is_number(share) and 0 <= share < 1, "min_face_share", "lie in [0, 1)", share)
         factor = self.scale_factor
-        _check(_is_number(factor) and 0 < factor < 1, "scale_factor", "lie in (0, 1)", factor)
+        _check(_is_number(factor) and 0 < factor <= _MAX_SCALE_FACTOR, "scale_factor", "lie in (0, 0.99]", factor)
         scores = self.score_thresholds
         _check(_are_three_fractions(scores), "score_thresholds", "be three numbers in [0, 1]", scores)
         for name in ("nms_level_threshold", "nms_image_threshold", "nms_face_threshold"):

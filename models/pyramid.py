@@ -34,7 +34,8 @@ class ImagePyramid:
     def __init__(self, image: NDArray[np.uint8], reduction: int = 1) -> None:
         self.reduction = reduction
         self.size_wh = (image.shape[1] * reduction, image.shape[0] * reduction)
-        self._halves = [image]
+        # Of a view with another layout OpenCV would copy the whole for each patch.
+        self._halves = [np.ascontiguousarray(image)]
 
     def half(self, times: int) -> NDArray[np.uint8]:
         """The image, halved so many times."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from facemill.models.cascade import Detections
 from facemill.models.errors import BadInputError, ConfigError
+from facemill.models.pyramid import ImagePyramid
 from facemill.pipeline.config import Config, settle_accelerator
 from facemill.pipeline.listing import list_inputs
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
@@ -118,7 +119,8 @@ def _decode(source: _Source, config: Config, standard_input: BinaryIO | None) ->
 
 def _detect(image: np.ndarray, config: Config) -> Detections:
     cascade = load_cascade(config.detect)
-    return cascade.refine(image, cascade.propose(image).boxes)
+    pyramid = ImagePyramid(image)
+    return cascade.refine(pyramid, cascade.propose(pyramid).boxes)
 
 
 def _as_mtcnn(found: Detections) -> list[dict[str, Any]]:

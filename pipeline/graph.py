@@ -23,10 +23,9 @@ def process_units(
 ) -> beam.PCollection[UnitSummary]:
     """Units in, committed units out: one fused chain, in which no image is ever moved between workers."""
     config = job.config
+    detect = DetectFaces(config.detect) if job.known_faces is None else LookUpFaces(job.known_faces)
     # Known faces may be of any size, so their images are decoded in full.
-    detector, detect = (
-        (config.detect, DetectFaces(config.detect)) if job.known_faces is None else (None, LookUpFaces(job.known_faces))
-    )
+    detector = config.detect if job.known_faces is None else None
     return (
         units
         | "Read" >> ReadImages(job.roots, config.read, job.output, config.run.batch_bytes, quarantined)

@@ -28,6 +28,7 @@ _PACKAGES = (
     "opencv-python-headless",
     "pillow",
     "pyarrow",
+    "simplejpeg",
 )
 
 
@@ -103,6 +104,8 @@ def _versions(engine: Mapping[str, str]) -> dict[str, str]:
             versions[name] = metadata.version(name)
     if "package" in engine:
         versions[engine["package"]] = engine["version"]
+    if engine.get("package") == "onnxruntime-gpu":
+        versions.pop("onnxruntime", None)  # overwritten, where it is installed as well
     return versions
 
 
@@ -125,10 +128,16 @@ def check_same_result(earlier: Manifest, now: Manifest, output: Folder) -> list[
             f"{output.uri} was made with another configuration: {difference}; "
             "use the same, or choose a new output folder"
         )
-    return [
-        f"{name} is {version} now and was {earlier.versions.get(name)} when {output.uri} was begun; results may differ"
+    changes: list[tuple[str, str | None, str | None]] = [
+        (name, version, earlier.versions.get(name))
         for name, version in now.versions.items()
-        if name not in ("python", "facemill", "apache-beam") and earlier.versions.get(name) != version
+        if name not in ("python", "facemill", "apache-beam")
+    ]
+    changes.append(("the device", now.engine.get("device"), earlier.engine.get("device")))
+    return [
+        f"{name} is {value} now and was {before} when {output.uri} was begun; results may differ"
+        for name, value, before in changes
+        if value != before
     ]
 
 

@@ -42,7 +42,7 @@ def detector() -> FaceDetector:
         ("min_face_size_px", float("nan"), "min_face_size_px must be 12 or more, got nan"),
         ("min_face_size_px", float("inf"), "got inf"),
         ("min_face_size_px", "20", "got '20'"),
-        ("scale_factor", 1.2, r"scale_factor must lie in \(0, 1\), got 1.2"),
+        ("scale_factor", 1.2, r"scale_factor must lie in \(0, 0.99\], got 1.2"),
         ("scale_factor", 1.0, "got 1.0"),
         ("scale_factor", 0.0, "got 0.0"),
         ("score_thresholds", (0.6, 0.7, 1.7), r"score_thresholds must .* got \(0.6, 0.7, 1.7\)"),
@@ -110,7 +110,7 @@ def test_proposals_are_moved_by_both_networks(monkeypatch: pytest.MonkeyPatch) -
     cascade._rnet = rnet
     image = BLANK.copy()
     image[:, 40:] = 255
-    proposals = cascade.propose(image)
+    proposals = cascade.propose(ImagePyramid(image))
     np.testing.assert_allclose(proposals.boxes, [[14.5, 9.5, 34.5, 29.5]])
     np.testing.assert_allclose(proposals.scores, [0.9], rtol=1e-6)
     assert proposals.num_capped == 7
@@ -122,7 +122,7 @@ def test_proposals_are_moved_by_both_networks(monkeypatch: pytest.MonkeyPatch) -
 def test_landmarks_lie_on_the_window_before_it_moves() -> None:
     cascade = Cascade()
     cascade._onet = fake_onet([0.9], [[0.5, 0.5, 0.5, 0.5]], [POINTS])
-    found = cascade.refine(BLANK, np.array([[9.5, 19.5, 29.5, 39.5]], np.float32))
+    found = cascade.refine(ImagePyramid(BLANK), np.array([[9.5, 19.5, 29.5, 39.5]], np.float32))
     # Edges 10, 20, 30, 40; half a pixel less counts from the centre of the first pixel.
     np.testing.assert_allclose(found.boxes, [[19.5, 29.5, 39.5, 49.5]])
     expected = [[11.5, 31.5], [13.5, 33.5], [15.5, 35.5], [17.5, 37.5], [19.5, 39.5]]
@@ -134,7 +134,7 @@ def test_windows_that_agree_are_averaged_by_score() -> None:
     cascade = Cascade()
     boxes = np.array([[0, 0, 40, 40], [1, 0, 41, 40], [10, 0, 50, 40], [60, 60, 80, 80]], np.float32)
     cascade._onet = fake_onet([0.9, 0.8, 0.85, 0.6], [[0.0] * 4] * 4, [[0.0] * 10] * 4)
-    found = cascade.refine(BLANK, boxes)
+    found = cascade.refine(ImagePyramid(BLANK), boxes)
     # The second nearly coincides with the first (IoU 0.95); the third is suppressed (0.75 of the smaller area), but its
     # IoU is 0.6; the fourth scores too low.
     shift = 0.8 / (0.9 + 0.8)
@@ -146,7 +146,7 @@ def test_windows_that_agree_are_averaged_by_score() -> None:
 def test_locate_answers_for_every_box_in_order() -> None:
     cascade = Cascade()
     cascade._onet = fake_onet([0.1, 0.9], [[0.0] * 4] * 2, [[0.5] * 10] * 2)
-    scores, landmarks = cascade.locate(BLANK, np.array([[40, 40, 60, 80], [10, 10, 20, 20]], np.float32))
+    scores, landmarks = cascade.locate(ImagePyramid(BLANK), np.array([[40, 40, 60, 80], [10, 10, 20, 20]], np.float32))
     np.testing.assert_allclose(scores, [0.1, 0.9], rtol=1e-6)
     np.testing.assert_allclose(landmarks, [[[50, 60]] * 5, [[15, 15]] * 5], rtol=1e-6)
 
@@ -154,11 +154,11 @@ def test_locate_answers_for_every_box_in_order() -> None:
 def test_nothing_in_nothing_out() -> None:
     cascade = Cascade()
     nothing = np.zeros((0, 4), np.float32)
-    found = cascade.refine(BLANK, nothing)
+    found = cascade.refine(ImagePyramid(BLANK), nothing)
     assert (found.boxes.shape, found.scores.shape, found.landmarks.shape) == ((0, 4), (0,), (0, 5, 2))
-    scores, landmarks = cascade.locate(BLANK, nothing)
+    scores, landmarks = cascade.locate(ImagePyramid(BLANK), nothing)
     assert (scores.shape, landmarks.shape) == ((0,), (0, 5, 2))
-    proposals = cascade.propose(BLANK)
+    proposals = cascade.propose(ImagePyramid(BLANK))
     assert (proposals.boxes.shape, proposals.scores.shape, proposals.num_capped) == ((0, 4), (0,), 0)
 
 
@@ -223,15 +223,15 @@ def test_locate_is_the_same_for_one_box_and_for_many(astronaut: np.ndarray) -> N
     corners = np.random.default_rng(1).uniform(0, 300, (150, 2))
     boxes = np.hstack([corners, corners + np.random.default_rng(2).uniform(10, 200, (150, 2))]).astype(np.float32)
     cascade = Cascade()
-    scores, landmarks = cascade.locate(astronaut, boxes)
+    scores, landmarks = cascade.locate(ImagePyramid(astronaut), boxes)
     for index in (0, 63, 64, 149):
-        score, points = cascade.locate(astronaut, boxes[index : index + 1])
+        score, points = cascade.locate(ImagePyramid(astronaut), boxes[index : index + 1])
         assert score[0] == scores[index]
         np.testing.assert_array_equal(points[0], landmarks[index])
 
 
 def test_locate_on_the_detected_box(detector: FaceDetector, astronaut: np.ndarray) -> None:
-    scores, landmarks = Cascade().locate(astronaut, best(detector.detect(astronaut)).bbox[np.newaxis])
+    scores, landmarks = Cascade().locate(ImagePyramid(astronaut), best(detector.detect(astronaut)).bbox[np.newaxis])
     assert scores[0] > 0.95
     np.testing.assert_allclose(landmarks[0], ASTRONAUT_POINTS, atol=4)
 
@@ -247,7 +247,7 @@ def test_the_cap_bounds_and_counts() -> None:
     assert len(all_windows.scores) > 200
     assert len(windows.scores) == 20
     assert num_capped > 180
-    assert capped.propose(noise).num_capped == num_capped
+    assert capped.propose(ImagePyramid(noise)).num_capped == num_capped
     # The best window of the image is never the one that is cut.
     assert windows.scores[0] == all_windows.scores[0]
 

@@ -59,7 +59,7 @@ WRONG = [
     ("RUN --set workers", "--set wants section.key=value, got 'workers'"),
     ("RUN --set detect.min_face_size=40", "unknown key detect.min_face_size; did you mean min_face_size_px?"),
     ("RUN --set detect.min_face_size_px=small", "detect.min_face_size_px: Input should be a valid number, got 'small'"),
-    ("RUN --set detect.scale_factor=1.2", "scale_factor must lie in (0, 1), got 1.2"),
+    ("RUN --set detect.scale_factor=1.2", "scale_factor must lie in (0, 0.99], got 1.2"),
     ("RUN --runner DaskRunner", "--runner DaskRunner loses outputs"),
     ("run --input nowhere --output never", "no input at nowhere"),
     ("run --input texts --output never", "no input at texts: it holds no file that could be an image or a shard"),

@@ -43,7 +43,7 @@ def test_file_is_laid_over_the_defaults_and_settings_over_the_file(tmp_path: Pat
         ("write.crops=folder", "write.crops"),
         ("write.jpeg_quality=0", "write.jpeg_quality must lie in [1, 100], got 0"),
         ("write.jpeg_quality=yes", "write.jpeg_quality: Input should be a valid integer, got True"),
-        ("detect.scale_factor=1.2", "detect.scale_factor must lie in (0, 1), got 1.2"),
+        ("detect.scale_factor=1.2", "detect.scale_factor must lie in (0, 0.99], got 1.2"),
         ("align.template=arcface", "arcface112"),
         ("run.batch_pixels=0", "run.batch_pixels must be positive, got 0"),
         ("detect.min_face_size_px", "--set wants section.key=value"),

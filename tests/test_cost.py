@@ -7,6 +7,7 @@ cheaper lowers its figure, or the next step back goes unnoticed.
 from __future__ import annotations
 
 import math
+import platform
 import sys
 import tracemalloc
 from collections import Counter
@@ -390,6 +391,7 @@ def costs_of_network(network: NetworkName, folder: Path) -> dict[str, int]:
     return costs
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="blocks of channels are for x86")
 @pytest.mark.parametrize("network", SIDES_PX)
 def test_networks(network: NetworkName, tmp_path: Path) -> None:
     costs = costs_of_network(network, tmp_path)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from facemill.models import Cascade, Detections, FaceDetector
+from facemill.models.pyramid import ImagePyramid
 
 REFERENCES = ("facenet_pytorch_2.6.0", "mtcnn_1.0.0")
 NUM_IMAGES = 40
@@ -37,7 +38,8 @@ def images(shared_data: Path) -> list[np.ndarray]:
 
 def detect_all(images: list[np.ndarray]) -> list[Detections]:
     cascade = Cascade()
-    return [cascade.refine(image, cascade.propose(image).boxes) for image in images]
+    pyramids = [ImagePyramid(image) for image in images]
+    return [cascade.refine(pyramid, cascade.propose(pyramid).boxes) for pyramid in pyramids]
 
 
 @pytest.fixture(scope="module")

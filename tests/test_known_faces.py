@@ -12,6 +12,7 @@ import pytest
 from pictures import astronaut
 
 from facemill.models.errors import ConfigError
+from facemill.models.pyramid import ImagePyramid
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.networks import load_cascade
 from facemill.transforms.ops.records import KnownRows
@@ -196,6 +197,6 @@ def test_onet_places_points_on_boxes_that_have_none() -> None:
     from facemill.models.cascade import DetectorOptions
 
     boxes = np.array([[176, 64, 268, 176], [180, 70, 262, 172]], np.float32)
-    scores, landmarks = load_cascade(DetectorOptions()).locate(astronaut(), boxes)
+    scores, landmarks = load_cascade(DetectorOptions()).locate(ImagePyramid(astronaut()), boxes)
     assert (scores > 0.9).all()
     assert np.abs(landmarks - ASTRONAUT_POINTS).max() < 6

@@ -149,7 +149,7 @@ def test_levels_average_what_they_shrink() -> None:
 def test_an_image_smaller_than_the_smallest_face_has_no_level(width: int, height: int) -> None:
     image = np.full((height, width, 3), 99, np.uint8)
     assert levels_of(image, 20, 0.709) == []
-    proposals = Cascade(DetectorOptions(min_face_size_px=20)).propose(image)
+    proposals = Cascade(DetectorOptions(min_face_size_px=20)).propose(ImagePyramid(image))
     assert (proposals.boxes.shape, proposals.num_capped) == ((0, 4), 0)
 
 
@@ -169,7 +169,8 @@ def unreduced(enlarged: np.ndarray) -> Detections:
 
 def detect(image: np.ndarray, reduction: int) -> Detections:
     cascade = Cascade(DetectorOptions(min_face_size_px=FACE_PX / 2))
-    return cascade.refine(image, cascade.propose(image, reduction=reduction).boxes, reduction=reduction)
+    pyramid = ImagePyramid(image, reduction)
+    return cascade.refine(pyramid, cascade.propose(pyramid).boxes)
 
 
 @pytest.mark.parametrize("reduction", [2, 4, 8])
@@ -190,10 +191,20 @@ def test_a_reduced_image_has_its_faces_in_the_same_place(
 def test_points_are_placed_alike_in_a_reduced_image(enlarged: np.ndarray) -> None:
     """O-Net alone, in the same box: no window differs."""
     cascade, box = Cascade(), np.array([[700, 220, 1100, 680]], np.float32)
-    score, points = cascade.locate(enlarged, box)
+    score, points = cascade.locate(ImagePyramid(enlarged), box)
     assert score[0] > 0.95
     for reduction in (2, 4):
         side = 2048 // reduction
         small = cv2.resize(enlarged, (side, side), interpolation=cv2.INTER_AREA)
-        _, found = cascade.locate(small, box, reduction=reduction)
+        _, found = cascade.locate(ImagePyramid(small, reduction), box)
         np.testing.assert_allclose(found, points, rtol=0, atol=0.005 * FACE_PX)
+
+
+def test_views_of_any_layout_are_as_good() -> None:
+    """RGB is often a view of BGR; OpenCV would copy all of it for each patch."""
+    image = np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)
+    for view in (image[..., ::-1], image[:, ::-1], image[::2], np.asfortranarray(image), image.swapaxes(0, 1)):
+        pyramid = ImagePyramid(view)
+        assert pyramid.half(0).flags.c_contiguous
+        np.testing.assert_array_equal(pyramid.half(0), view)
+    assert ImagePyramid(image).half(0) is image

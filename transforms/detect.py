@@ -11,6 +11,7 @@ import apache_beam as beam
 
 from facemill.models.cascade import Cascade
 from facemill.models.options import DetectorOptions
+from facemill.models.pyramid import ImagePyramid
 from facemill.transforms.elements import Batch, Element, map_images
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.networks import load_cascade
@@ -47,7 +48,7 @@ class _DetectFn(beam.DoFn):
 
     def _propose(self, record: ImageRecord) -> ImageRecord:
         assert self._cascade is not None and record.image is not None
-        proposals = self._cascade.propose(record.image, reduction=record.reduction)
+        proposals = self._cascade.propose(ImagePyramid(record.image, record.reduction))
         return dataclasses.replace(
             record,
             candidates=pixel_grid(record).from_corner(proposals.boxes),

@@ -11,6 +11,7 @@ import numpy as np
 
 from facemill.models.cascade import Cascade
 from facemill.models.options import DetectorOptions
+from facemill.models.pyramid import ImagePyramid
 from facemill.transforms.elements import Element, map_images
 from facemill.transforms.ops.networks import load_cascade
 from facemill.transforms.ops.records import Faces, ImageRecord, KnownRows
@@ -59,7 +60,8 @@ class _LandmarksFn(beam.DoFn):
     def _refine(self, record: ImageRecord) -> ImageRecord:
         assert self._cascade is not None and record.image is not None and record.candidates is not None
         grid = pixel_grid(record)
-        found = self._cascade.refine(record.image, grid.to_corner(record.candidates), reduction=record.reduction)
+        pyramid = ImagePyramid(record.image, record.reduction)
+        found = self._cascade.refine(pyramid, grid.to_corner(record.candidates))
         return dataclasses.replace(
             record,
             faces=Faces(grid.from_corner(found.boxes), found.scores, grid.from_corner(found.landmarks)),
@@ -76,7 +78,7 @@ class _LandmarksFn(beam.DoFn):
         scores, landmarks = known.scores.copy(), known.landmarks.copy()
         asked = np.flatnonzero(without_points | without_score)
         if len(asked):
-            found_scores, found_landmarks = self._cascade.locate(image, known.boxes[asked])
+            found_scores, found_landmarks = self._cascade.locate(ImagePyramid(image), known.boxes[asked])
             scores[asked] = np.where(without_score[asked], found_scores, scores[asked])
             landmarks[asked] = np.where(without_points[asked, None, None], found_landmarks, landmarks[asked])
         return Faces(known.boxes, scores, landmarks)

@@ -134,16 +134,15 @@ def _check_tables(data: bytes, position: int, end: int) -> None:
 
 def _check_app(data: bytes, marker: int, content: int, num_bytes: int) -> None:
     """Whether an application's segment is one that Pillow reads without complaint, and that changes nothing."""
-    match marker:
-        case 0xE0:
-            _require(not data.startswith(b"JFIF", content) or num_bytes >= _MIN_JFIF_BYTES)
-        case 0xE2:
-            _require(not data.startswith((_MPF, b"FPXR\0"), content))
-            _require(not data.startswith(_ICC, content) or num_bytes >= _MIN_ICC_BYTES)
-        case 0xED:
-            _require(not data.startswith(_PHOTOSHOP, content))
-        case 0xEE:
-            _require(not data.startswith(_ADOBE, content) or num_bytes >= _MIN_ADOBE_BYTES)
+    if marker == _APP0:
+        _require(not data.startswith(b"JFIF", content) or num_bytes >= _MIN_JFIF_BYTES)
+    elif marker == _APP2:
+        _require(not data.startswith((_MPF, b"FPXR\0"), content))
+        _require(not data.startswith(_ICC, content) or num_bytes >= _MIN_ICC_BYTES)
+    elif marker == _APP13:
+        _require(not data.startswith(_PHOTOSHOP, content))
+    elif marker == _APP14:
+        _require(not data.startswith(_ADOBE, content) or num_bytes >= _MIN_ADOBE_BYTES)
 
 
 def _read_orientation(tiff: bytes) -> int | None:
