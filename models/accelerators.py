@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from facemill.models.errors import ConfigError
 
@@ -30,6 +30,7 @@ CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 # onnxruntime-gpu puts its files into the same folder as onnxruntime: what was installed last is what runs.
 _INSTALL_CUDA = 'pip install "facemill[cuda]" && pip install --force-reinstall --no-deps onnxruntime-gpu'
 _INSTALL_OPENVINO = 'pip install "facemill[openvino]"'
+_REPAIR_ONNXRUNTIME = "pip install --force-reinstall --no-deps onnxruntime"
 _NVIDIA_SMI_SECONDS = 20
 _LOG_WARNINGS, _LOG_NOTHING = 2, 4
 
@@ -60,8 +61,11 @@ def resolve_accelerator(choice: AcceleratorChoice) -> Accelerator:
         ConfigError: It cannot be used here; names what to install.
     """
     if choice == "auto":
-        return "cpu" if _why_no_cuda() else "cuda"
-    problem = "" if choice == "cpu" else _why_no_cuda() if choice == "cuda" else _why_no_openvino()
+        choice = "cpu" if _why_no_cuda() else "cuda"
+    checks = {"cpu": _why_no_onnxruntime, "openvino": _why_no_openvino, "cuda": _why_no_cuda}
+    if choice not in checks:
+        raise ConfigError(f"accelerator must be one of {', '.join(get_args(AcceleratorChoice))}, got {choice!r}")
+    problem = checks[choice]()
     if problem:
         raise ConfigError(f"the accelerator {choice} cannot be used: {problem}")
     return choice
@@ -87,8 +91,10 @@ def describe_engine(accelerator: Accelerator) -> Engine:
 def _why_no_openvino() -> str:
     """What stands in the way of OpenVINO, or an empty string."""
     try:
-        import openvino  # noqa: F401
-    except ImportError as error:
+        import openvino
+
+        openvino.Core()
+    except Exception as error:  # a broken library raises whatever it likes
         is_absent = isinstance(error, ModuleNotFoundError) and error.name == "openvino"
         what = "the package openvino is not installed" if is_absent else f"openvino does not load ({error})"
         return f"{what}; {_INSTALL_OPENVINO}"
@@ -96,8 +102,21 @@ def _why_no_openvino() -> str:
 
 
 @lru_cache
+def _why_no_onnxruntime() -> str:
+    """What stands in the way of ONNX Runtime, or an empty string."""
+    try:
+        from onnxruntime import InferenceSession  # noqa: F401
+    except Exception as error:  # a broken library raises whatever it likes
+        return f"onnxruntime does not load ({error}); {_REPAIR_ONNXRUNTIME}"
+    return ""
+
+
+@lru_cache
 def _why_no_cuda() -> str:
     """What stands in the way of CUDA, or an empty string."""
+    problem = _why_no_onnxruntime()
+    if problem:
+        return problem
     import onnxruntime
 
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():

@@ -6,6 +6,7 @@ patch does not depend on what else is in the batch.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,14 +105,16 @@ class _OpenVino:
             self._request = core.compile_model(core.read_model(model), "CPU", _ONE_THREAD_EXACT).create_infer_request()
         except RuntimeError as error:
             raise ModelLoadError(f"OpenVINO {openvino.__version__} cannot load the network: {error}") from error
+        self._lock = threading.Lock()  # the request holds input and output of one run
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Outputs that the next run overwrites."""
         import openvino
 
-        self._request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(pixels), shared_memory=True))
-        self._request.infer()
-        heads: NDArray[np.float32] = self._request.get_output_tensor(0).data
+        tensor = openvino.Tensor(np.ascontiguousarray(pixels), shared_memory=True)
+        with self._lock:
+            self._request.set_input_tensor(tensor)
+            self._request.infer()
+            heads: NDArray[np.float32] = self._request.get_output_tensor(0).data.copy()
         return heads
 
 
@@ -122,7 +125,7 @@ class OpenVinoPatchSession(_OpenVino):
         num_patches = len(patches)
         if num_patches < _MIN_PATCHES:
             patches = np.concatenate([patches, np.zeros((_MIN_PATCHES - num_patches, *patches.shape[1:]), np.uint8)])
-        return self._run(patches)[:num_patches].copy()
+        return self._run(patches)[:num_patches]
 
 
 class OpenVinoMapSession(_OpenVino):
@@ -137,7 +140,7 @@ class OpenVinoMapSession(_OpenVino):
         top, left = even_margin(height), even_margin(width)
         padded = np.zeros((num_pictures, height + top, width + left, num_channels), np.uint8)
         padded[:, top:, left:] = pictures
-        return self._run(padded)[:, :, top // 2 :, left // 2 :].copy()
+        return self._run(padded)[:, :, top // 2 :, left // 2 :]
 
 
 def even_margin(side_px: int) -> int:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +21,7 @@ import onnxruntime
 import pytest
 from pictures import astronaut, portrait, read_table, write_loose
 
-from facemill.models import FaceDetector, accelerators
+from facemill.models import FaceDetector, FaceLandmarkModel, accelerators
 from facemill.models.accelerators import CUDA_PROVIDER, Accelerator, describe_engine, resolve_accelerator
 from facemill.models.cells import split_tiles
 from facemill.models.errors import ConfigError, ModelLoadError
@@ -255,3 +258,49 @@ def test_cuda_is_no_silent_fallback(without_cuda: None) -> None:
         pytest.skip("this onnxruntime is built without CUDA")
     with pytest.raises(ModelLoadError, match="cannot use CUDAExecutionProvider"):
         open_session("rnet", load_weights("rnet"), "cuda")
+
+
+def test_a_detector_may_be_shared_by_threads(accelerator: Accelerator) -> None:
+    images = [np.ascontiguousarray(np.roll(astronaut(), shift, axis=1)) for shift in (0, 40, 80)]
+    detector = FaceDetector(min_face_size_px=40, accelerator=accelerator)
+    alone = [detector.detect(image) for image in images]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(detector.detect, images * 5))
+    for faces, expected in zip(together, alone * 5, strict=True):
+        assert [face.score for face in faces] == [face.score for face in expected]
+        for face, other in zip(faces, expected, strict=True):
+            np.testing.assert_array_equal(face.landmarks, other.landmarks)
+
+
+def test_unknown_names_are_refused_everywhere() -> None:
+    with pytest.raises(ConfigError, match="accelerator must be one of cpu, openvino, cuda, auto, got 'tpu'"):
+        FaceLandmarkModel(accelerator="tpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("package", "accelerator", "way_out"),
+    [
+        ("onnxruntime", "cpu", "pip install --force-reinstall --no-deps onnxruntime"),
+        ("onnxruntime", "auto", "pip install --force-reinstall --no-deps onnxruntime"),
+        ("openvino", "openvino", "facemill[openvino]"),
+    ],
+)
+@pytest.mark.parametrize("content", ["raise OSError('bad ELF')", ""])
+def test_broken_libraries_are_named(package: str, accelerator: str, way_out: str, content: str, tmp_path: Path) -> None:
+    """Among them a folder of which another package's removal took the files."""
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(content)
+    program = (
+        "import sys\n"
+        "from facemill.models.accelerators import resolve_accelerator\n"
+        "from facemill.models.errors import ConfigError\n"
+        "try:\n"
+        f"    resolve_accelerator({accelerator!r})\n"
+        "except ConfigError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"{package} does not load (" in done.stderr and way_out in done.stderr
+    assert len(done.stderr.splitlines()) == 1
