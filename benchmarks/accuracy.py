@@ -21,6 +21,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from workload import existing
 
 from facemill.models import FaceDetector
 
@@ -58,8 +59,10 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="has gt.jsonl and images/")
-    parser.add_argument("--judge", type=Path, required=True, help="program that compares predictions and ground truth")
+    parser.add_argument("folder", type=existing, help="has gt.jsonl and images/")
+    parser.add_argument(
+        "--judge", type=existing, required=True, help="program that compares predictions with the truth"
+    )
     parser.add_argument("--output", type=Path, help="keep the predictions here")
     parser.add_argument("--skip", default=None, help="leave out images whose names start so")
     parser.add_argument("--every", type=int, default=1, help="take only each Nth image")

@@ -29,7 +29,7 @@ import numpy as np
 import simplejpeg
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
-from workload import load_pictures
+from workload import existing, load_pictures
 
 from facemill.models.boxes import box_iou
 from facemill.models.options import DetectorOptions
@@ -83,7 +83,7 @@ class Outcome:
 def main() -> None:
     """Parse, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="pictures, or gt.jsonl and images/")
+    parser.add_argument("--images", type=existing, metavar="FOLDER", help="pictures, or gt.jsonl and images/")
     parser.add_argument("--count", type=int, default=12, help="photographs (default: %(default)s)")
     parser.add_argument("--megapixels", type=float, default=12.0, help="of each (default: %(default)s)")
     parser.add_argument("--share", type=float, default=0.05, help="detect.min_face_share (default: %(default)s)")

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image
-from workload import load_pictures
+from workload import existing, load_pictures
 
 from facemill.models import Cascade, DetectorOptions, cascade
 from facemill.models.graphs import build_graph
@@ -145,7 +145,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="pictures; without it they are made")
+    parser.add_argument("folder", type=existing, nargs="?", help="pictures; without it they are made")
     parser.add_argument("--count", type=int, default=20, help="take so many, evenly spaced")
     parser.add_argument("--min-face", type=float, default=20.0, metavar="PX")
     parser.add_argument("--rounds", type=int, default=3)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from workload import load_pictures, pack_shard, run_command
+from workload import existing, load_pictures, pack_shard, run_command
 
 MAX_GROWTH = 1.10
 MAX_PEAK_MB = 700
@@ -41,7 +41,7 @@ class Memory:
 def main() -> None:
     """Parse, measure, report."""
     parser = argparse.ArgumentParser(description="Measure the peak memory of workers.")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="pictures (default: made from scikit-image's)")
+    parser.add_argument("--images", type=existing, metavar="FOLDER", help="pictures (default: made of scikit-image's)")
     parser.add_argument("--small", type=int, default=2000, help="images of the small archive (default: %(default)s)")
     parser.add_argument("--large", type=int, default=20_000, help="images of the large archive (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: %(default)s)")

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from workload import load_pictures
+from workload import existing, load_pictures
 
 from facemill.models.errors import ConfigError
 from facemill.transforms.ops.members import is_ignored
@@ -94,11 +94,13 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="each is a set; none: made pictures")
-    parser.add_argument("--peers-env", type=Path, help="what peers_env.py made; without it facemill alone is measured")
+    parser.add_argument("folders", type=existing, nargs="*", metavar="FOLDER", help="a set each; none: made pictures")
+    parser.add_argument("--peers-env", type=existing, help="what peers_env.py made; without it facemill alone runs")
     parser.add_argument("--count", type=int, default=100, help="take so many of each folder, evenly spaced")
     parser.add_argument("--min-face", type=float, action="append", metavar="PX", help="repeatable; default 20")
-    parser.add_argument("--large", type=Path, nargs="+", default=[], metavar="PHOTO", help="as they are and enlarged")
+    parser.add_argument(
+        "--large", type=existing, nargs="+", default=[], metavar="PHOTO", help="as they are and enlarged"
+    )
     parser.add_argument("--megapixels", type=float, nargs="*", default=[12.0, 24.0], help="enlarge the photos to these")
     parser.add_argument(
         "--accelerator",

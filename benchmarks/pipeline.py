@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from tqdm import tqdm
-from workload import Cost, load_pictures, measure, pack_shard, run_command
+from workload import Cost, existing, load_pictures, measure, pack_shard, run_command
 
 from facemill.models.cascade import Cascade
 from facemill.models.errors import BadInputError
@@ -55,7 +55,7 @@ class Round:
 def main() -> None:
     """Parse, measure, report."""
     parser = argparse.ArgumentParser(description="Time the whole run against the bare loop.")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="pictures (default: made from scikit-image's)")
+    parser.add_argument("--images", type=existing, metavar="FOLDER", help="pictures (default: made of scikit-image's)")
     parser.add_argument("--copies", type=int, default=16, help="how often each picture is used (default: %(default)s)")
     parser.add_argument("--shards", type=int, default=4, help="an even number of equal parts (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions (default: %(default)s)")

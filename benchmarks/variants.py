@@ -30,6 +30,7 @@ import apache_beam as beam
 import numpy as np
 from accuracy import judge, look_up, rows
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from workload import existing
 
 from facemill.models import Face
 from facemill.models.errors import ConfigError
@@ -97,8 +98,10 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="has gt.jsonl and images/")
-    parser.add_argument("--judge", type=Path, required=True, help="program that compares predictions and ground truth")
+    parser.add_argument("folders", nargs="+", type=existing, metavar="FOLDER", help="has gt.jsonl and images/")
+    parser.add_argument(
+        "--judge", type=existing, required=True, help="program that compares predictions with the truth"
+    )
     parser.add_argument("--min-faces", type=_sizes, default=(20, 40, 80, 160), help="px (default: 20,40,80,160)")
     parser.add_argument("--skip", help="leave out images whose names start so")
     parser.add_argument("--rounds", type=int, default=2, help="of each variant, in turn (default: %(default)s)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import subprocess
@@ -27,6 +28,13 @@ class Cost:
     cpu_s: float
     wall_s: float
     outputs: tuple[str, ...]  # the standard output of each
+
+
+def existing(path: str) -> Path:
+    """An argument that names a file or a folder; for `argparse`."""
+    if not Path(path).exists():
+        raise argparse.ArgumentTypeError(f"{path} does not exist")
+    return Path(path)
 
 
 def load_pictures(folder: Path | None, *, size_wh: tuple[int, int]) -> list[bytes]:

@@ -7,7 +7,7 @@ out counts from the centre of the first pixel, half a pixel less.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,8 +76,9 @@ class Cascade:
     """
 
     def __init__(self, options: DetectorOptions | None = None) -> None:
-        self.options = options or DetectorOptions()
-        accelerator = resolve_accelerator(self.options.accelerator)
+        options = options or DetectorOptions()
+        accelerator = resolve_accelerator(options.accelerator)
+        self.options = replace(options, accelerator=accelerator)
         self._pnet = open_session("pnet", load_weights("pnet"), accelerator)
         self._rnet = open_session("rnet", load_weights("rnet"), accelerator)
         self._onet = open_session("onet", load_weights("onet"), accelerator)

@@ -272,6 +272,10 @@ def test_a_detector_may_be_shared_by_threads(accelerator: Accelerator) -> None:
             np.testing.assert_array_equal(face.landmarks, other.landmarks)
 
 
+def test_the_options_in_force_name_what_auto_came_to(without_cuda: None) -> None:
+    assert FaceDetector(accelerator="auto").options.accelerator == "cpu"
+
+
 def test_unknown_names_are_refused_everywhere() -> None:
     with pytest.raises(ConfigError, match="accelerator must be one of cpu, openvino, cuda, auto, got 'tpu'"):
         FaceLandmarkModel(accelerator="tpu")  # type: ignore[arg-type]
