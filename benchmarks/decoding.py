@@ -23,12 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import apache_beam as beam
 import cv2
 import numpy as np
 import simplejpeg
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
+from steps import function_of
 from workload import existing, load_pictures
 
 from facemill.models.boxes import box_iou
@@ -224,7 +223,7 @@ def _run_chain(policy: DecodePolicy, photographs: Sequence[Photograph], share: f
         "judge": JudgeFaces(JudgeOptions()),
         "align": AlignFaces(AlignOptions()),
     }
-    functions = {name: _function_of(step) for name, step in steps.items()}
+    functions = {name: function_of(step) for name, step in steps.items()}
     seconds = dict.fromkeys(functions, 0.0)
     outcome.num_crops = 0
     for photograph in photographs:
@@ -240,15 +239,6 @@ def _run_chain(policy: DecodePolicy, photographs: Sequence[Photograph], share: f
         outcome.boxes[photograph.name] = record.faces.boxes
         outcome.num_crops += sum(crop is not None for crop in record.faces.crops)
     outcome.rounds.append(seconds)
-
-
-def _function_of(step: beam.PTransform) -> beam.DoFn:
-    """The function that a step applies to each element, set up."""
-    pipeline = beam.Pipeline(runner=FnApiRunner())
-    applied = pipeline | beam.Create([Batch("unit", ())]) | step
-    function = applied.producer.transform.fn
-    function.setup()
-    return function
 
 
 def _recall_of_truth(photographs: Sequence[Photograph], outcome: Outcome, share: float) -> str:

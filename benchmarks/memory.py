@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from workload import existing, load_pictures, pack_shard, run_command
+from workload import existing, load_pictures, pack_shard, peak_bytes, run_command
 
 MAX_GROWTH = 1.10
 MAX_PEAK_MB = 700
@@ -79,10 +79,10 @@ def _watch(command: Sequence[str]) -> Memory:
     with subprocess.Popen(command) as process:
         watched = psutil.Process(process.pid)
         while process.poll() is None:
-            parent = max(parent, _peak_bytes(watched))
+            parent = max(parent, peak_bytes(watched))
             for child in watched.children(recursive=True):
                 if _is_worker(child):
-                    workers[child.pid] = max(workers.get(child.pid, 0), _peak_bytes(child))
+                    workers[child.pid] = max(workers.get(child.pid, 0), peak_bytes(child))
             time.sleep(_SAMPLE_SECONDS)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, list(command))
@@ -94,20 +94,6 @@ def _is_worker(process: psutil.Process) -> bool:
         return any("spawn_main" in argument for argument in process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return False
-
-
-def _peak_bytes(process: psutil.Process) -> int:
-    """The resident memory's peak since the process began, or what it is now where the kernel does not keep that."""
-    try:
-        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
-        peak_kb = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), "0")
-        return int(peak_kb) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    try:
-        return int(process.memory_info().rss)
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return 0
 
 
 def _report(small: Memory, large: Memory, num_small: int, num_large: int) -> None:

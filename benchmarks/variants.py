@@ -29,7 +29,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 from accuracy import judge, look_up, rows
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from steps import function_of
 from workload import existing
 
 from facemill.models import Face
@@ -166,7 +166,7 @@ def open_chain(config: Config) -> Chain:
         DetectFaces(config.detect),
         LocateLandmarks(config.detect, False),
     )
-    functions = [_function_of(step) for step in steps]
+    functions = [function_of(step) for step in steps]
 
     def chain(records: Sequence[ImageRecord]) -> list[ImageRecord]:
         found: list[ImageRecord] = []
@@ -179,14 +179,6 @@ def open_chain(config: Config) -> Chain:
         return found
 
     return chain
-
-
-def _function_of(step: beam.PTransform) -> beam.DoFn:
-    """The function that a step applies to each element, set up."""
-    applied = beam.Pipeline(runner=FnApiRunner()) | beam.Create([Batch("unit", ())]) | step
-    function = applied.producer.transform.fn
-    function.setup()
-    return function
 
 
 def _flow(functions: Sequence[beam.DoFn], element: Element) -> Iterator[Element]:

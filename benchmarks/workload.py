@@ -15,6 +15,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from facemill.models.errors import ConfigError
 from facemill.transforms.ops.members import is_ignored
 
@@ -109,3 +111,17 @@ def _wait(child: subprocess.Popen[bytes]) -> float:
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     return usage.ru_utime + usage.ru_stime
+
+
+def peak_bytes(process: psutil.Process) -> int:
+    """The resident memory's peak since the process began, or what it is now where the kernel does not keep that."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
+        peak_kb = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), "0")
+        return int(peak_kb) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    try:
+        return int(process.memory_info().rss)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return 0

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from pictures import astronaut, jpeg, read_table
 from PIL import Image
+from workload import peak_bytes
 
 from facemill.transforms.ops.options import RunOptions
 
@@ -40,24 +41,11 @@ def peak_of_worker(folder: Path, output: Path, *settings: str) -> int:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         watched, peak = psutil.Process(process.pid), 0
         while process.poll() is None:
-            peak = max([peak, *map(held_bytes, watched.children(recursive=True))])
+            peak = max([peak, *map(peak_bytes, watched.children(recursive=True))])
             time.sleep(0.02)
         assert process.stderr is not None
         assert process.returncode == 0, process.stderr.read()
     return peak
-
-
-def held_bytes(process: psutil.Process) -> int:
-    try:
-        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
-        peak_kb = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), "0")
-        return int(peak_kb) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
 
 
 def write(folder: Path, data: bytes, count: int) -> Path:

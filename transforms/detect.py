@@ -48,9 +48,11 @@ class _DetectFn(beam.DoFn):
 
     def _propose(self, record: ImageRecord) -> ImageRecord:
         assert self._cascade is not None and record.image is not None
-        proposals = self._cascade.propose(ImagePyramid(record.image, record.reduction))
+        pyramid = ImagePyramid(record.image, record.reduction)
+        proposals = self._cascade.propose(pyramid)
         return dataclasses.replace(
             record,
+            pyramid=pyramid,
             candidates=pixel_grid(record).from_corner(proposals.boxes),
             num_capped=proposals.num_capped,
             data=record.data if len(proposals.boxes) else None,

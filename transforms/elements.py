@@ -93,4 +93,4 @@ def apply_step(record: ImageRecord, step: Callable[[ImageRecord], ImageRecord]) 
 
 def fail(record: ImageRecord, failure: Failure) -> ImageRecord:
     """The record of an image that is given up; it no longer holds bytes or pixels."""
-    return dataclasses.replace(record, failure=failure, data=None, image=None, faces=None)
+    return dataclasses.replace(record, failure=failure, data=None, image=None, pyramid=None, faces=None)

@@ -60,11 +60,12 @@ class _LandmarksFn(beam.DoFn):
     def _refine(self, record: ImageRecord) -> ImageRecord:
         assert self._cascade is not None and record.image is not None and record.candidates is not None
         grid = pixel_grid(record)
-        pyramid = ImagePyramid(record.image, record.reduction)
+        pyramid = record.pyramid or ImagePyramid(record.image, record.reduction)  # none where it was decoded anew
         found = self._cascade.refine(pyramid, grid.to_corner(record.candidates))
         return dataclasses.replace(
             record,
             faces=Faces(grid.from_corner(found.boxes), found.scores, grid.from_corner(found.landmarks)),
+            pyramid=None,
             candidates=None,
             num_capped=record.num_capped + found.num_capped,
             data=record.data if len(found.boxes) else None,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from facemill.models.errors import FailureReason
+from facemill.models.pyramid import ImagePyramid
 
 
 class Failure(NamedTuple):
@@ -60,6 +61,7 @@ class ImageRecord:
     exif_orientation: int | None = None
     image: np.ndarray | None = field(default=None, repr=False)  # (H, W, 3) uint8 RGB, upright
     reduction: int = 1  # the image's sides are 1 / reduction of width and height, rounded up
+    pyramid: ImagePyramid | None = field(default=None, repr=False)  # of `image`, from R-Net to O-Net
     candidates: np.ndarray | None = None  # (N, 4) float32, R-Net's boxes
     known: KnownRows | None = None  # instead of candidates, where the faces are given
     faces: Faces | None = None

@@ -96,4 +96,4 @@ def at_least(record: ImageRecord, reduction: int) -> ImageRecord:
     assert record.data is not None and record.format is not None
     header = ImageHeader(record.format, *record.size_wh, record.exif_orientation)
     image, reduction = decode_at(record.data, header, reduction=reduction)
-    return dataclasses.replace(record, image=image, reduction=reduction)
+    return dataclasses.replace(record, image=image, reduction=reduction, pyramid=None)
