@@ -11,6 +11,9 @@ FOLDERS = {
     "facemill.models": "models",
     "facemill.configs": "configs",
 }
+# build and setuptools make the package that Beam stages for --setup_file.
+DATAFLOW = ["apache-beam[gcp]>=2.77,<3", "build>=1", "gcsfs>=2024.6", "setuptools>=77"]
+S3 = ["s3fs>=2024.6"]
 DEMO = ["scikit-image>=0.22", "matplotlib>=3.8"]
 OPENVINO = ["openvino>=2025.0"]
 TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "duckdb>=1", "psutil>=5.9"]
@@ -26,7 +29,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=list(FOLDERS),
     package_dir=FOLDERS,
-    package_data={"facemill.configs": ["*.yaml"]},
+    package_data={"facemill.configs": ["*.yaml", "runners/*.yaml"]},
     install_requires=[
         "apache-beam>=2.77,<3",
         "filelock>=3.13",
@@ -49,13 +52,19 @@ setup(
         "demo": DEMO,
         "azure": ["adlfs>=2024.7"],
         "cuda": ["onnxruntime-gpu[cuda,cudnn]>=1.21"],
+        "dataflow": DATAFLOW,
         "gcs": ["gcsfs>=2024.6"],
         "heif": ["pillow-heif>=0.18"],
         "jxl": ["pillow-jxl-plugin>=1.3"],
         "openvino": OPENVINO,
-        "s3": ["s3fs>=2024.6"],
+        "s3": S3,
         "test": TEST,
-        "dev": [*TEST, *OPENVINO, "build>=1", "mypy>=1.10", "ruff>=0.6"],
+        "dev": [*TEST, *OPENVINO, *DATAFLOW, *S3, "moto[server]>=5", "mypy>=1.10", "ruff>=0.6"],
     },
-    entry_points={"console_scripts": ["facemill = facemill.pipeline.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "facemill = facemill.pipeline.cli:main",
+            "facemill-worker = facemill.pipeline.harness:main",
+        ]
+    },
 )

@@ -105,6 +105,8 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument("--storage-options", type=_mapping, default={}, metavar="JSON", help="for fsspec, such as keys")
     run.add_argument("--runner", metavar="R", help="a Beam runner instead of local processes, such as FlinkRunner")
+    run.add_argument("--beam-options", metavar="FILE", help="YAML file of options for the Beam runner")
+    run.add_argument("--detach", action="store_true", help="submit the runner's job and leave it to itself")
     run.set_defaults(command=_run, advice="; what was committed is valid, and the same command goes on from there")
 
 
@@ -189,6 +191,8 @@ def _run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             num_workers=options.workers,
             runner=options.runner,
             beam_arguments=beam_arguments,
+            beam_options=options.beam_options,
+            detach=options.detach,
             storage_options=options.storage_options,
             retry_failed=options.retry_failed,
         )

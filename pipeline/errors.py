@@ -10,6 +10,12 @@ _KNOWN: dict[str, type[FacemillError]] = {
     error.__name__: error for error in (ConfigError, FacemillError, ModelLoadError, OutputError)
 }
 _RAISED = re.compile(r"facemill\.models\.errors\.(?P<name>\w+): (?P<message>[^\n]*)")
+_JAVA_FRAME = re.compile(r"\s*(at [\w.$/]+\(|at java\.|\.\.\. \d+ more|Driver stacktrace)")
+_JAVA_NAME = re.compile(r"\b(?:[a-z]\w*\.)+(?=[A-Z])((?:\w|\$)+)")
+_PIPELINE_STATE = re.compile(r"^Pipeline \S+ failed in state \w+: ")
+_DEATH = re.compile(
+    r"client cancelled|Process died|ExecutorLostFailure|TaskManager.* lost|heartbeat of TaskManager", re.I
+)
 _PLACE = re.compile(r" \[while running '[^']*'\]")
 
 
@@ -24,6 +30,14 @@ def known_error(error: Exception) -> FacemillError | None:
 
 
 def brief(error: BaseException) -> str:
-    """What a runner's error comes down to, in one line: of a traceback in its text the last line."""
-    lines = [line.strip() for line in _PLACE.sub("", str(error)).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+    """What a runner's error comes down to, in one line: of a traceback in its text the last line or cause."""
+    text = _PLACE.sub("", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _JAVA_FRAME.match(line)]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    if not lines:
+        return type(error).__name__
+    if not (causes or _JAVA_NAME.search(lines[-1])):
+        return f"{type(error).__name__}: {lines[-1]}"
+    line = _JAVA_NAME.sub(r"\1", _PIPELINE_STATE.sub("", (causes or lines)[-1]))
+    died = "a worker process died: " if _DEATH.search(line) else ""
+    return died + re.sub(r"(\w+: )\1+", r"\1", line)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -14,16 +16,21 @@ import pyarrow.parquet as pq
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.listing import Listing
+from facemill.pipeline.splitting import LargeShard, split_shards
 from facemill.transforms.ops.layout import PLAN
+from facemill.transforms.ops.members import ShardRange
 from facemill.transforms.ops.options import RunOptions
 from facemill.transforms.ops.reading import split_source
-from facemill.transforms.ops.shards import shard_kind, split_shard
+from facemill.transforms.ops.shards import shard_kind
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
 
+MAX_UNITS = 100_000  # about; docs/scaling.md says why
 _SMALL_ARCHIVE_UNITS = 64
 _MIN_UNIT_FILES = 40
 _MIN_UNIT_BYTES = 1 << 20
+_GROUP_UNITS = 64
+_GROUP_NAMES = 64 * 2000
 
 # Names are stored as bytes, since a file name need not be valid UTF-8.
 _SCHEMA = pa.schema(
@@ -48,9 +55,9 @@ class Plan:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
-        """The names of all units, in the order in which they were planned."""
+        """The names of all units, in the order of the plan; not to be changed."""
         names: list[str] = self.table["unit"].to_pylist()
         return names
 
@@ -66,6 +73,12 @@ class Plan:
         lengths = pc.list_value_length(rows["sources"]).to_pylist()
         return dict(zip(rows["unit"].to_pylist(), lengths, strict=True))
 
+    def roots(self, units: Collection[str]) -> set[str]:
+        """The names of the input roots that these units read; each reads from one."""
+        firsts = pc.list_element(self.table["sources"], 0).to_pylist()
+        pairs = zip(self.names, firsts, strict=True)
+        return {split_source(_text(source))[0] for name, source in pairs if name in units}
+
     def pending(self, committed: frozenset[str]) -> list[tuple[str, int]]:
         """Name and bytes of the units still to do, the largest first."""
         pairs = zip(self.names, self.table["num_bytes"].to_pylist(), strict=True)
@@ -75,27 +88,43 @@ class Plan:
     def units(self, names: Iterable[str]) -> Iterator[Unit]:
         """The units of these names, in this order, made one at a time."""
         rows = {name: row for row, name in enumerate(self.names)}
+        batches = self.table.to_batches()  # a slice of the table costs time for each of its chunks
+        starts = list(itertools.accumulate((batch.num_rows for batch in batches), initial=0))
         for name in names:
-            yield _unit(self.table.slice(rows[name], 1).to_pylist()[0])
+            number = bisect_right(starts, rows[name]) - 1
+            yield _unit(batches[number].slice(rows[name] - starts[number], 1).to_pylist()[0])
+
+
+def plan_files(output: Folder) -> list[str]:
+    """The names of the plan's Parquet files, in the order in which they were appended."""
+    return [name for name in output.list_names(PLAN) if name.endswith(".parquet") and not name.startswith(".")]
+
+
+def units_of(table: pa.Table) -> list[Unit]:
+    """The units that rows of the plan describe."""
+    return [_unit(row) for row in table.to_pylist()]
 
 
 def read_plan(output: Folder) -> Plan:
     """The plan in an output folder, empty if there is none yet."""
-    names = [name for name in output.list_names(PLAN) if name.endswith(".parquet") and not name.startswith(".")]
     try:
-        tables = [pq.read_table(io.BytesIO(output.read_bytes(f"{PLAN}/{name}")), schema=_SCHEMA) for name in names]
+        tables = [
+            pq.read_table(io.BytesIO(output.read_bytes(f"{PLAN}/{name}")), schema=_SCHEMA)
+            for name in plan_files(output)
+        ]
     except pa.ArrowInvalid as error:
         raise OutputError(f"the plan in {output.uri}/{PLAN} is damaged: {error}") from error
     return Plan(pa.concat_tables(tables) if tables else _SCHEMA.empty_table())
 
 
 def append_units(output: Folder, plan: Plan, units: Sequence[Unit]) -> Plan:
-    """Write `units` behind the plan and return both; writes nothing when there are none."""
+    """Write `units`, the largest first, behind the plan and return both; writes nothing when there are none."""
     if not units:
         return plan
-    table = pa.Table.from_pylist([_row(unit) for unit in units], schema=_SCHEMA)
+    table = _table(sorted(units, key=lambda unit: (-unit.num_bytes, unit.name)))
+    group_units = max(1, min(_GROUP_UNITS, _GROUP_NAMES // max(len(unit.sources) for unit in units)))
     with output.open_atomic(f"{PLAN}/{len(plan):08d}.parquet") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=1024)
+        pq.write_table(table, file, compression="zstd", row_group_size=group_units)
     return Plan(pa.concat_tables([plan.table, table]))
 
 
@@ -105,6 +134,7 @@ def plan_new_inputs(
     options: RunOptions,
     *,
     on_split: Callable[[str], None] = lambda source: None,
+    on_whole: Callable[[str], None] = lambda message: None,
 ) -> list[Unit]:
     """Units for the inputs that the plan does not have yet.
 
@@ -113,21 +143,34 @@ def plan_new_inputs(
         listings: The inputs by the name of their root.
         options: The size of units.
         on_split: Told the name of each large shard before its content is looked through.
+        on_whole: Told, in a sentence, which shards are large enough to hold up the others and stay whole.
 
     Raises:
         ConfigError: An input has another size than when it was planned.
     """
     known = plan.known_sizes()
+    fresh = {root: list(_new_inputs(root, listing, known)) for root, listing in listings.items()}
+    options = size_units([size for inputs in fresh.values() for _, size in inputs], options)
+    num_bytes = sum(size for inputs in fresh.values() for _, size in inputs)
+    large = list(_large_shards(fresh, listings, options))
+    ranges = split_shards(large, num_bytes, options, on_split=on_split, on_whole=on_whole)
     numbers = itertools.count(len(plan))
     units: list[Unit] = []
-    for root, listing in listings.items():
-        fresh = list(_new_inputs(root, listing, known))
-        loose = [(source, size) for source, size in fresh if shard_kind(source) is None]
+    for inputs in fresh.values():
+        loose = [(source, size) for source, size in inputs if shard_kind(source) is None]
         units += [_files_unit(next(numbers), run) for run in _runs(loose, _for_small_archives(loose, options))]
-        for source, size in fresh:
-            if shard_kind(source) is not None:
-                units += [_name(next(numbers), unit) for unit in _shard_units(source, size, listing, options, on_split)]
+        for source, size in inputs:
+            units += [_name(next(numbers), unit) for unit in _shard_units(source, size, ranges.get(source, []))]
     return units
+
+
+def size_units(sizes: Sequence[int], options: RunOptions) -> RunOptions:
+    """Larger units where inputs of these sizes, in bytes, would make more than about `MAX_UNITS`."""
+    return replace(
+        options,
+        unit_files=max(options.unit_files, -(-len(sizes) // MAX_UNITS)),
+        unit_bytes=max(options.unit_bytes, -(-sum(sizes) // MAX_UNITS)),
+    )
 
 
 def _new_inputs(root: str, listing: Listing, known: Mapping[str, int]) -> Iterator[tuple[str, int]]:
@@ -173,21 +216,20 @@ def _files_unit(number: int, run: Sequence[tuple[str, int]]) -> Unit:
     return _name(number, Unit("", "files", sources, sizes, sum(sizes)))
 
 
-def _shard_units(
-    source: str, size: int, listing: Listing, options: RunOptions, on_split: Callable[[str], None]
-) -> list[Unit]:
+def _large_shards(
+    fresh: Mapping[str, Sequence[tuple[str, int]]], listings: Mapping[str, Listing], options: RunOptions
+) -> Iterator[LargeShard]:
+    for root, inputs in fresh.items():
+        for source, size in inputs:
+            kind = shard_kind(source)
+            if kind is not None and size > 2 * options.unit_bytes:
+                yield LargeShard(source, size, kind, listings[root].root)
+
+
+def _shard_units(source: str, size: int, ranges: Sequence[ShardRange]) -> list[Unit]:
     kind = shard_kind(source)
-    assert kind is not None
-    # A tar has no directory: finding its members on an object store would mean to read all of it here.
-    if size <= 2 * options.unit_bytes or (kind == "tar" and not listing.root.is_local):
-        return [Unit("", kind, (source,), (size,), size)]
-    on_split(source)
-    path = split_source(source)[1]
-    try:
-        with listing.root.fs.open(listing.root.join(path), "rb") as file:
-            ranges = split_shard(file, kind, options.unit_bytes)
-    except OSError:
-        ranges = []  # the reader meets the same error, and gives the shard its row
+    if kind is None:
+        return []
     if len(ranges) < 2:
         return [Unit("", kind, (source,), (size,), size)]
     return [Unit("", kind, (source,), (size,), part.num_bytes, part.start, part.stop) for part in ranges]
@@ -197,16 +239,17 @@ def _name(number: int, unit: Unit) -> Unit:
     return replace(unit, name=f"unit-{number:06d}")
 
 
-def _row(unit: Unit) -> dict[str, object]:
-    return {
-        "unit": unit.name,
-        "kind": unit.kind,
-        "sources": [source.encode("utf-8", "surrogateescape") for source in unit.sources],
-        "sizes": list(unit.sizes),
-        "num_bytes": unit.num_bytes,
-        "start": unit.start,
-        "stop": unit.stop,
+def _table(units: Sequence[Unit]) -> pa.Table:
+    columns = {
+        "unit": [unit.name for unit in units],
+        "kind": [unit.kind for unit in units],
+        "sources": [[source.encode("utf-8", "surrogateescape") for source in unit.sources] for unit in units],
+        "sizes": [unit.sizes for unit in units],
+        "num_bytes": [unit.num_bytes for unit in units],
+        "start": [unit.start for unit in units],
+        "stop": [unit.stop for unit in units],
     }
+    return pa.table(columns, schema=_SCHEMA)
 
 
 def _unit(row: Mapping[str, Any]) -> Unit:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import Config, settle_accelerator
+from facemill.pipeline.engines import check_reachable, check_runner, complete_arguments
 from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing, list_inputs
 from facemill.pipeline.local import LocalOutcome, run_local
@@ -16,7 +17,7 @@ from facemill.pipeline.lock import hold_lock
 from facemill.pipeline.manifest import check_same_result, make_manifest, read_manifest
 from facemill.pipeline.plan import Plan, append_units, plan_new_inputs, read_plan
 from facemill.pipeline.progress import Progress
-from facemill.pipeline.remote import check_runner, run_remote
+from facemill.pipeline.remote import run_remote
 from facemill.pipeline.roots import check_disjoint, leave_out, name_roots
 from facemill.pipeline.summary import (
     Account,
@@ -28,7 +29,6 @@ from facemill.pipeline.summary import (
 )
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MANIFEST, MARKERS, PLAN, marker_name
-from facemill.transforms.ops.reading import split_source
 from facemill.transforms.ops.storage import Folder
 
 _RETRIED_REASONS = frozenset({"read_error", "internal_error", "empty"})
@@ -42,9 +42,11 @@ class RunRequest:
         inputs: Folders, globs and files, by path or URI; empty to finish what was planned before.
         output: The output folder.
         config: The resolved configuration.
-        num_workers: Processes of the local mode.
+        num_workers: Processes of the local mode, and of runners that work on this machine.
         runner: The name of a Beam runner, or None for the local mode.
         beam_arguments: Options for the Beam runner.
+        beam_options: A YAML file of further options for it.
+        detach: Submit the runner's job without waiting for its end.
         storage_options: For the input and output file systems.
         retry_failed: Do units again that hold failures which may have been passing.
     """
@@ -55,20 +57,28 @@ class RunRequest:
     num_workers: int = 1
     runner: str | None = None
     beam_arguments: Sequence[str] = ()
+    beam_options: str | None = None
+    detach: bool = False
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     retry_failed: bool = False
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: the account of the whole output, and what this run could not do."""
+    """How a run ended: the account of the whole output, and what this run could not do.
+
+    Of a job that was submitted and left to itself, the account is that of its beginning.
+    """
 
     account: Account
     outcome: LocalOutcome
+    is_detached: bool = False
 
     @property
     def is_complete(self) -> bool:
-        """Whether every planned unit is committed, and any input at all could be read."""
+        """Whether every planned unit is committed, or left to a job, and any input at all could be read."""
+        if self.is_detached:
+            return True
         account = self.account
         all_failed = account.num_images > 0 and account.statuses["failed"] == account.num_images
         return account.num_units == account.num_planned_units and not all_failed
@@ -83,15 +93,22 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     """
     out, err = out or sys.stdout, err or sys.stderr
     _check_store(request.output)
-    if request.runner is not None:
-        check_runner(request.runner)
+    if request.runner is None:
+        if request.detach or request.beam_options is not None:
+            raise ConfigError("--detach and --beam-options go with --runner")
+    else:
+        request = _for_runner(request, request.runner)
     request = replace(request, config=_settle(request))
     listings = _list_all(request)
+    if request.runner is not None:
+        folders = [request.output, *(listing.root for listing in listings)]
+        for warning in check_reachable(request.runner, request.beam_arguments, folders):
+            err.write(f"warning: {warning}\n")
     _make_folder(request.output)
     with hold_lock(request.output):
-        job, plan = _plan(request, listings, err)
-        _sweep(request.output)
         committed = committed_units(request.output)
+        job, plan = _plan(request, listings, committed, err)
+        _sweep(request.output)
         if request.retry_failed:
             committed -= _forget_failed(request.output, committed)
         pending = plan.pending(committed)
@@ -100,14 +117,33 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         try:
             outcome = _process(request, job, plan, pending, err) if pending else LocalOutcome()
         finally:
-            _sweep(request.output)
+            if not request.detach:  # what is half-written then belongs to the job
+                _sweep(request.output)
         committed = committed_units(request.output)
         check_tables(request.output, committed, request.config.write.crops)
         account = take_account(request.output, plan, committed)
+    if request.detach and pending:
+        out.write(
+            f"{len(pending):,} units are left to the job; facemill run --output {request.output.uri} tells more\n"
+        )
+        return RunResult(account, outcome, is_detached=True)
     out.write(format_account(account, request.output, request.config.write.crops) + "\n")
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
     return RunResult(account, outcome)
+
+
+def _for_runner(request: RunRequest, runner: str) -> RunRequest:
+    check_runner(runner)
+    arguments = complete_arguments(
+        runner, request.beam_arguments, num_workers=request.num_workers, options_file=request.beam_options
+    )
+    # The workers' own folder is another one, so that a relative path would mean another place to each.
+    return replace(request, beam_arguments=arguments, output=_absolute(request.output))
+
+
+def _absolute(folder: Folder) -> Folder:
+    return replace(folder, uri=folder.path) if folder.is_local else folder
 
 
 def _settle(request: RunRequest) -> Config:
@@ -157,13 +193,13 @@ def _make_folder(output: Folder) -> None:
         raise ConfigError(f"cannot make the output folder {output.uri}: {error}") from error
 
 
-def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tuple[Job, Plan]:
+def _plan(request: RunRequest, listings: Sequence[Listing], committed: frozenset[str], err: TextIO) -> tuple[Job, Plan]:
     """Check that the request fits to what the output folder holds, and append units for new inputs."""
     output = request.output
     earlier = read_manifest(output)
     earlier_inputs = earlier.inputs if earlier else {}
     plan = read_plan(output)
-    _check_whole(output, plan, has_manifest=earlier is not None)
+    _check_whole(output, plan, committed, has_manifest=earlier is not None)
     if not len(plan) and not listings:
         raise ConfigError(f"{output.uri} holds no run to go on with; name the --input")
     named = name_roots(listings, earlier_inputs)
@@ -178,7 +214,11 @@ def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tupl
             err.write(f"warning: {warning}\n")
     check_disjoint(named, earlier_inputs, plan.known_sizes())
     units = plan_new_inputs(
-        plan, named, request.config.run, on_split=lambda source: print(f"looking through {source}", file=err)
+        plan,
+        named,
+        request.config.run,
+        on_split=lambda source: print(f"looking through {source}", file=err),
+        on_whole=lambda message: print(message, file=err),
     )
     if earlier is None or earlier.inputs != uris:
         manifest.write(output)
@@ -186,16 +226,18 @@ def _plan(request: RunRequest, listings: Sequence[Listing], err: TextIO) -> tupl
         err.write(f"new input root {name} ({uris[name]}) beside {', '.join(sorted(earlier_inputs))}\n")
     plan = append_units(output, plan, units)
     roots = {name: Folder(uri, request.storage_options) for name, uri in uris.items()}
+    if known_faces is not None and request.runner is not None:
+        known_faces = _absolute(known_faces)
     return Job(request.config, roots, output, known_faces), plan
 
 
-def _check_whole(output: Folder, plan: Plan, *, has_manifest: bool) -> None:
+def _check_whole(output: Folder, plan: Plan, committed: frozenset[str], *, has_manifest: bool) -> None:
     """Refuse a folder in which nothing says what its committed units are; a killed run never leaves one.
 
     Raises:
         OutputError: Names what is missing.
     """
-    unplanned = committed_units(output) - set(plan.names)
+    unplanned = committed - set(plan.names)
     if unplanned:
         raise OutputError(
             f"{output.join(PLAN)} is incomplete: it lacks {min(unplanned)}, which is committed; "
@@ -211,8 +253,7 @@ def _check_roots(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> No
     Raises:
         ConfigError: Names the input root that is gone.
     """
-    needed = {split_source(source)[0] for unit in plan.units(name for name, _ in pending) for source in unit.sources}
-    for name in sorted(needed):
+    for name in sorted(plan.roots({name for name, _ in pending})):
         root = job.roots[name]
         if root.is_local and not root.exists(""):
             raise ConfigError(f"the input {name} ({root.uri}) is gone; bring it back, then run the same command")
@@ -243,19 +284,35 @@ def _opening(plan: Plan, num_pending: int, listings: Sequence[Listing]) -> str:
 def _process(
     request: RunRequest, job: Job, plan: Plan, pending: Sequence[tuple[str, int]], err: TextIO
 ) -> LocalOutcome:
-    units = plan.units(name for name, _ in pending)
-    if request.runner is not None:
-        run_remote(job, list(units), runner=request.runner, arguments=request.beam_arguments)
-        return LocalOutcome()
     progress = Progress(sum(num_bytes for _, num_bytes in pending), err)
     is_complete = False
     try:
+        if request.runner is not None:
+            _process_remotely(request, job, pending, progress, err)
+            is_complete = not request.detach
+            return LocalOutcome()
         num_workers = min(request.num_workers, len(pending))
+        units = plan.units(name for name, _ in pending)
         outcome = run_local(job, units, num_workers=num_workers, on_activity=progress.update)
         is_complete = not outcome.lost
         return outcome
     finally:
         progress.close(is_complete=is_complete)
+
+
+def _process_remotely(
+    request: RunRequest, job: Job, pending: Sequence[tuple[str, int]], progress: Progress, err: TextIO
+) -> None:
+    assert request.runner is not None
+    run_remote(
+        job,
+        frozenset(name for name, _ in pending),
+        runner=request.runner,
+        arguments=request.beam_arguments,
+        detach=request.detach,
+        on_activity=progress.update,
+        err=err,
+    )
 
 
 def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from pictures import write_loose, write_parquet, write_tar, write_zip
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.listing import Listing, list_inputs
-from facemill.pipeline.plan import Plan, append_units, plan_new_inputs, read_plan
+from facemill.pipeline.plan import MAX_UNITS, Plan, append_units, plan_new_inputs, read_plan, size_units
 from facemill.transforms.ops.options import RunOptions
 from facemill.transforms.ops.reading import ReadOptions, read_unit
 from facemill.transforms.ops.storage import Folder
@@ -116,6 +117,27 @@ def test_a_shard_that_cannot_be_cut_is_one_unit(write: Callable[[Path], Path], t
     assert (unit.kind, unit.start, unit.stop) == ("tar", 0, None)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "options", "expected"),
+    [
+        ([], {}, (8 << 20, 2000)),
+        ([100_000] * 1000, {}, (8 << 20, 2000)),
+        ([10**9] * 100_000, {}, (10**9, 2000)),  # 100 TB
+        ([10**9 + 1], {"unit_bytes": 5}, (10_001, 2000)),
+        ([1] * 300_000, {"unit_files": 2, "unit_bytes": 100}, (100, 3)),
+        ([10**9] * 100_000, {"unit_bytes": 2 << 30}, (2 << 30, 2000)),
+    ],
+)
+def test_units_grow_with_the_archive(sizes: list[int], options: dict[str, int], expected: tuple[int, int]) -> None:
+    sized = size_units(sizes, RunOptions(**options))
+    assert (sized.unit_bytes, sized.unit_files) == expected
+
+
+def test_a_large_archive_has_about_as_many_units_as_there_may_be(tmp_path: Path) -> None:
+    large = [10 * MAX_UNITS] * 300_000
+    assert MAX_UNITS * 0.9 <= len(cut(large, tmp_path, unit_bytes=1, unit_files=1)) <= MAX_UNITS * 1.1
+
+
 def test_a_small_shard_is_not_looked_into(tmp_path: Path) -> None:
     inputs = listing(("nowhere.tar", 18_000))
     (unit,) = plan_new_inputs(empty_plan(tmp_path), {"data": inputs}, RunOptions(unit_bytes=9000), on_split=pytest.fail)
@@ -146,6 +168,35 @@ def test_the_plan_is_only_ever_appended_to(tmp_path: Path) -> None:
         "unit-000002": ("data/a.jpg", "data/z.jpg"),
     }
     assert plan.num_planned() == {"unit-000000": 2, "unit-000001": 1, "unit-000002": 2}
+
+
+@pytest.mark.parametrize(("num_files", "names_each", "group_units"), [(70, 1, 64), (6000, 3000, 42), (2, 200_000, 1)])
+def test_a_row_group_of_the_plan_is_small_enough_for_a_worker(
+    num_files: int, names_each: int, group_units: int, tmp_path: Path
+) -> None:
+    units = [
+        Unit(f"unit-{i:06d}", "files", ("data/a.jpg",) * names_each, (1,) * names_each, names_each)
+        for i in range(max(2, num_files // names_each))
+    ]
+    append_units(Folder(str(tmp_path)), empty_plan(tmp_path), units)
+    metadata = pq.read_metadata(tmp_path / "plan" / "00000000.parquet")
+    assert metadata.row_group(0).num_rows == min(group_units, len(units))
+
+
+def test_units_are_found_in_a_plan_of_many_parts(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    plan = read_plan(output)
+    planned = []
+    for part in range(3):
+        inputs = [(f"{part}-{i:03d}.jpg", i + 1) for i in range(150)]
+        units = plan_new_inputs(plan, {"data": listing(*inputs)}, RunOptions(unit_files=1))
+        plan = append_units(output, plan, units)
+        planned += units
+    names = [unit.name for unit in planned]
+    random.Random(0).shuffle(names)
+    by_name = {unit.name: unit for unit in planned}
+    assert len(names) == 450
+    assert list(read_plan(output).units(names)) == [by_name[name] for name in names]
 
 
 def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
@@ -202,6 +253,25 @@ def test_the_largest_unit_comes_first_and_equals_by_name(tmp_path: Path) -> None
     plan = append_units(Folder(str(tmp_path)), empty_plan(tmp_path), cut([3, 7, 3, 9], tmp_path, unit_bytes=1))
     assert plan.pending(frozenset({"unit-000003"})) == [("unit-000001", 7), ("unit-000000", 3), ("unit-000002", 3)]
     assert plan.pending(frozenset(plan.names)) == []
+
+
+def test_the_plan_holds_the_largest_unit_of_each_part_first(tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    plan = append_units(output, read_plan(output), cut([3, 7, 3, 9], tmp_path, unit_bytes=1))
+    first = ["unit-000003", "unit-000001", "unit-000000", "unit-000002"]
+    assert plan.names == read_plan(output).names == first
+    units = plan_new_inputs(plan, {"data": listing(("x.jpg", 8), ("y.jpg", 9))}, RunOptions(unit_bytes=1))
+    assert append_units(output, plan, units).names == read_plan(output).names == [*first, "unit-000005", "unit-000004"]
+
+
+def test_the_roots_of_units(tmp_path: Path) -> None:
+    inputs = {"a": listing(("1.jpg", 1), ("2.jpg", 2)), "b": listing(("1.tar", 3))}
+    empty = empty_plan(tmp_path)
+    plan = append_units(Folder(str(tmp_path)), empty, plan_new_inputs(empty, inputs, RunOptions()))
+    assert len(plan) == 2
+    assert plan.roots(plan.names) == {"a", "b"}
+    assert plan.roots(["unit-000001"]) == {"b"}
+    assert plan.roots([]) == empty.roots([]) == set()
 
 
 def test_leftovers_of_a_killed_writer_are_no_plan(tmp_path: Path) -> None:

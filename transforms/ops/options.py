@@ -53,8 +53,9 @@ class RunOptions:
     Attributes:
         batch_bytes: Encoded bytes of a batch of images on its way from reading to decoding.
         batch_pixels: Pixels of a batch of decoded images, each counted in its full size.
-        unit_bytes: About how many bytes of input make a unit.
-        unit_files: At most how many loose files make a unit.
+        unit_bytes: About how many bytes of input make a unit; more where that would be over 100,000 units.
+        unit_files: At most how many loose files make a unit, with the same exception.
+        scan_bytes: At most how many bytes of large tars on an object store planning reads in order to split them.
         max_worker_deaths: How often an image may kill its worker until it is given up.
         stall_seconds: A worker that shows no sign of life for so long is taken for hung, and killed.
     """
@@ -63,6 +64,7 @@ class RunOptions:
     batch_pixels: int = 4 << 20
     unit_bytes: int = 8 << 20
     unit_files: int = 2000
+    scan_bytes: int = 64 << 30
     max_worker_deaths: int = 3
     stall_seconds: float = 600.0
 
@@ -70,3 +72,5 @@ class RunOptions:
         for name in ("batch_bytes", "batch_pixels", "unit_bytes", "unit_files", "max_worker_deaths", "stall_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.scan_bytes < 0:
+            raise ConfigError(f"scan_bytes must not be negative, got {self.scan_bytes}")

@@ -25,6 +25,7 @@ from facemill.transforms.ops.units import Unit, UnitKind
 
 InputRoots = Mapping[str, Folder]
 _DEADLY = Failure("internal_error", "the worker process died on this image, again and again")
+_BLOCK_BYTES = 8 << 20  # of a shard on an object store are read at a time; some stores' own default is 50 MB
 LabelRule = Literal["auto", "folder", "column", "none"]
 
 
@@ -152,7 +153,7 @@ def _shard_members(unit: Unit, roots: InputRoots, options: ReadOptions) -> Itera
     root, path = split_source(source)
     folder = roots[root]
     try:
-        with folder.fs.open(folder.join(path), "rb") as file:
+        with folder.fs.open(folder.join(path), "rb", block_size=_BLOCK_BYTES) as file:
             members = iterate_members(
                 file,
                 unit.kind,

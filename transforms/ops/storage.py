@@ -51,7 +51,7 @@ class Folder:
     def exists(self, name: str) -> bool:
         """Whether the file or folder `name` exists, asked of the store and not of a cached listing."""
         fs = self.fs
-        fs.invalidate_cache(self.path)
+        fs.invalidate_cache(self.join(name))
         return bool(fs.exists(self.join(name)))
 
     def read_bytes(self, name: str) -> bytes:
@@ -70,7 +70,7 @@ class Folder:
     def list_names(self, folder: str) -> list[str]:
         """The names of the files directly in `folder`, sorted; empty where it does not exist."""
         fs = self.fs
-        fs.invalidate_cache(self.path)
+        fs.invalidate_cache(self.join(folder))
         try:
             paths = fs.ls(self.join(folder), detail=False)
         except FileNotFoundError:

@@ -1,0 +1,226 @@
+"""Runners: which are refused, and Beam's options for each where the user named none."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import sysconfig
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from facemill.models.errors import ConfigError
+from facemill.transforms.ops.storage import Folder
+
+_LOSING = frozenset({"dask"})
+_BEAM_NAMES = {
+    # It first tries to download the Prism binary, without a time limit; FnApiRunner runs the same graph offline.
+    "direct": "apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+    "fnapi": "apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+    "bundlebaseddirect": "apache_beam.runners.direct.direct_runner.BundleBasedDirectRunner",
+    "flink": "FlinkRunner",
+    "spark": "SparkRunner",
+    "portable": "PortableRunner",
+    "dataflow": "DataflowRunner",
+}
+_PRESETS = frozenset({"flink", "spark", "portable", "dataflow"})
+_STAGED = ("setup_file", "extra_package", "extra_packages", "requirements_file")
+_EMBEDDED_FLINK = ("[local]", "[auto]")
+_EMBEDDED_FLINK_VERSION = "1.19"
+_NEEDED_BY_DATAFLOW = (("project",), ("region",), ("temp_location", "staging_location"))
+_BRING_FACEMILL = (
+    "sdk_container_image",
+    "worker_harness_container_image",
+    "setup_file",
+    "extra_package",
+    "extra_packages",
+)
+_TIMEOUT_S = 20.0
+
+
+def runner_key(runner: str) -> str:
+    """`flink` for FlinkRunner, flinkrunner and Flink; of a dotted name the last part."""
+    return runner.rsplit(".", 1)[-1].lower().removesuffix("runner")
+
+
+def beam_name(runner: str) -> str:
+    """The name under which Beam knows the runner."""
+    return runner if "." in runner else _BEAM_NAMES.get(runner_key(runner), runner)
+
+
+def check_runner(runner: str) -> None:
+    """Refuse a runner that is known to lose data.
+
+    Raises:
+        ConfigError: Says which and why.
+    """
+    if runner_key(runner) in _LOSING:
+        raise ConfigError(f"--runner {runner} loses outputs without a word in Beam 2.77; use another runner")
+
+
+def check_reachable(runner: str, arguments: Sequence[str], folders: Iterable[Folder]) -> list[str]:
+    """Refuse folders that a runner's machines cannot reach; returns warnings about those that they may not reach.
+
+    Raises:
+        ConfigError: A folder of this machine's disk for Dataflow.
+    """
+    local = sorted({folder.uri for folder in folders if folder.is_local})
+    if not local:
+        return []
+    if runner_key(runner) == "dataflow":
+        raise ConfigError(
+            f"Dataflow's machines cannot reach {local[0]}, which is a folder of this machine; "
+            "put input and output on an object store, such as gs://bucket/folder"
+        )
+    if not _is_elsewhere(runner, _parse(arguments)):
+        return []
+    return [f"{', '.join(local)}: every machine of the cluster must see the same folder under this path"]
+
+
+def _is_elsewhere(runner: str, given: Mapping[str, str]) -> bool:
+    """Whether the workers run on other machines than this one, as far as the options say."""
+    key = runner_key(runner)
+    if key == "flink":
+        return given.get("flink_master", "[local]") not in _EMBEDDED_FLINK
+    if key == "spark":
+        return not given.get("spark_master_url", "local").startswith("local")
+    return False
+
+
+def complete_arguments(
+    runner: str, arguments: Sequence[str], *, num_workers: int, options_file: str | None = None
+) -> list[str]:
+    """Beam's options: those of the command line, then of the file, then of the runner's preset.
+
+    Args:
+        runner: As the user named it.
+        arguments: Of the command line, which win.
+        num_workers: Processes, where the runner works on this machine.
+        options_file: A YAML file of Beam options by name, without their dashes.
+
+    Raises:
+        ConfigError: The file is no mapping of names; a needed option is missing; the Flink cluster does not answer.
+    """
+    completed = list(arguments)
+    if options_file is not None:
+        completed += _missing(_read_options(options_file), completed)
+    key = runner_key(runner)
+    if key not in _PRESETS:
+        return completed
+    given = _parse(completed)
+    if key == "dataflow":
+        _check_dataflow(given)
+    preset = _read_preset(key)
+    if "environment_type" in given or "output_executable_path" in given:
+        preset = {name: value for name, value in preset.items() if not name.startswith("environment_")}
+    elif "environment_type" in preset:
+        _check_nothing_staged(given)
+    return completed + _missing(_fill(preset, _facts(key, given, num_workers)), completed)
+
+
+def _check_dataflow(given: Mapping[str, str]) -> None:
+    missing = [f"--{names[0]}" for names in _NEEDED_BY_DATAFLOW if not given.keys() & set(names)]
+    if missing:
+        raise ConfigError(f"--runner DataflowRunner also needs {', '.join(missing)}")
+    if not given.keys() & set(_BRING_FACEMILL):
+        raise ConfigError(
+            "Dataflow's machines lack facemill; name --sdk_container_image, --setup_file or --extra_package"
+        )
+
+
+def _check_nothing_staged(given: Mapping[str, str]) -> None:
+    staged = [f"--{name}" for name in _STAGED if name in given]
+    if staged:
+        raise ConfigError(
+            f"{staged[0]}: facemill-worker, which the engine starts, installs nothing; install it on the machines, or "
+            "name a container with --environment_type=DOCKER --environment_config=IMAGE"
+        )
+
+
+def _facts(key: str, given: Mapping[str, str], num_workers: int) -> dict[str, object]:
+    """What the braces of a preset stand for."""
+    facts: dict[str, object] = {
+        "workers": num_workers,
+        "workers_per_machine": 0 if _is_elsewhere(key, given) else num_workers,
+        "worker_command": _worker_command(),
+    }
+    if key == "flink":
+        facts |= _flink_facts(given.get("flink_master", "[local]"), num_workers)
+    return facts
+
+
+def _flink_facts(master: str, num_workers: int) -> dict[str, object]:
+    if master in _EMBEDDED_FLINK:
+        return {"slots": num_workers, "slots_per_machine": num_workers, "version": _EMBEDDED_FLINK_VERSION}
+    url = master if master.startswith(("http://", "https://")) else f"http://{master}"
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/overview", timeout=_TIMEOUT_S) as response:
+            overview = json.load(response)
+        machines, slots = int(overview["taskmanagers"]), int(overview["slots-total"])
+        version = ".".join(str(overview["flink-version"]).split(".")[:2])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(f"no Flink cluster answers at {url}: {reason}") from error
+    if not slots:  # a cluster that starts its task managers on demand
+        return {"slots": num_workers, "slots_per_machine": 0, "version": version}
+    return {"slots": slots, "slots_per_machine": -(-slots // machines), "version": version}
+
+
+def _worker_command() -> str:
+    """The path of `facemill-worker` as it is installed here; on a cluster's machines it must be the same."""
+    beside = Path(sys.executable).with_name("facemill-worker")
+    return str(beside if beside.exists() else Path(sysconfig.get_path("scripts")) / "facemill-worker")
+
+
+def _read_preset(key: str) -> dict[str, Any]:
+    text = (resources.files("facemill.configs") / "runners" / f"{key}.yaml").read_text(encoding="utf-8")
+    preset: dict[str, Any] = yaml.safe_load(text)
+    return preset
+
+
+def _fill(preset: Mapping[str, Any], facts: Mapping[str, object]) -> dict[str, Any]:
+    return {name: value.format_map(facts) if isinstance(value, str) else value for name, value in preset.items()}
+
+
+def _read_options(file: str) -> dict[str, Any]:
+    try:
+        options = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the Beam options {file}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the Beam options {file} are not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise ConfigError(f"the Beam options {file} must be names with values, as in parallelism: 8")
+    return options
+
+
+def _missing(options: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
+    """`options` as arguments, without those that are among `arguments`."""
+    given = _parse(arguments)
+    added: list[str] = []
+    for name, value in options.items():
+        if name in given or value is None or value is False:
+            continue
+        values = value if isinstance(value, list) else [value]
+        added += [f"--{name}" if one is True else f"--{name}={_text(one)}" for one in values]
+    return added
+
+
+def _text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, str]:
+    """The options by name; of `--name value` and `--name=value` the value, of a bare `--name` nothing."""
+    given: dict[str, str] = {}
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            given[name] = value if equals else "" if following.startswith("--") else following
+    return given

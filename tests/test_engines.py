@@ -1,0 +1,273 @@
+"""What facemill tells Beam where the user says nothing, and what it refuses."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.config import load_config
+from facemill.pipeline.engines import (
+    beam_name,
+    check_reachable,
+    check_runner,
+    complete_arguments,
+    runner_key,
+)
+from facemill.pipeline.errors import brief
+from facemill.pipeline.run import RunRequest, run
+from facemill.transforms.ops.storage import Folder
+
+
+def options_of(arguments: list[str]) -> dict[str, str]:
+    return dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+
+
+@pytest.fixture
+def flink_rest(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server that answers as Flink's REST interface does."""
+    overview = json.dumps(request.param).encode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/overview" else 404)
+            self.end_headers()
+            self.wfile.write(overview)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"localhost:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["FlinkRunner", "flinkrunner", "Flink", "flink"])
+def test_a_runner_is_known_under_its_usual_names(name: str) -> None:
+    assert runner_key(name) == "flink"
+    assert beam_name(name) == "FlinkRunner"
+
+
+def test_other_runners_are_beams_own_matter() -> None:
+    assert beam_name("my.package.MyRunner") == "my.package.MyRunner"
+    assert complete_arguments("my.package.MyRunner", ["--x=1"], num_workers=4) == ["--x=1"]
+
+
+def test_embedded_flink_uses_the_cores_of_this_machine() -> None:
+    options = options_of(complete_arguments("FlinkRunner", [], num_workers=3))
+    assert options["flink_master"] == "[local]"
+    assert options["parallelism"] == options["sdk_worker_parallelism"] == "3"
+    assert options["environment_type"] == "PROCESS"
+
+
+def test_the_worker_command_is_the_installed_one() -> None:
+    options = options_of(complete_arguments("SparkRunner", [], num_workers=1))
+    command = Path(json.loads(options["environment_config"])["command"])
+    assert command.name == "facemill-worker"
+    assert command.parent == Path(sys.executable).parent
+    assert os.access(command, os.X_OK)
+
+
+def test_spark_on_this_machine_tries_a_task_again() -> None:
+    options = options_of(complete_arguments("SparkRunner", [], num_workers=5))
+    assert (options["spark_master_url"], options["sdk_worker_parallelism"]) == ("local[5,4]", "5")
+
+
+def test_spark_elsewhere_gets_processes_as_its_machines_have_cores() -> None:
+    options = options_of(complete_arguments("SparkRunner", ["--spark_master_url=spark://host:7077"], num_workers=5))
+    assert options["sdk_worker_parallelism"] == "0"
+
+
+@pytest.mark.parametrize(
+    "flink_rest", [{"taskmanagers": 3, "slots-total": 10, "flink-version": "1.20.1"}], indirect=True
+)
+def test_a_flink_cluster_tells_its_slots_and_version(flink_rest: str) -> None:
+    options = options_of(complete_arguments("FlinkRunner", [f"--flink_master={flink_rest}"], num_workers=2))
+    assert options["parallelism"] == "10"
+    assert options["sdk_worker_parallelism"] == "4"
+    assert options["flink_version"] == "1.20"
+
+
+@pytest.mark.parametrize("flink_rest", [{"taskmanagers": 0, "slots-total": 0, "flink-version": "2.0.0"}], indirect=True)
+def test_a_flink_cluster_that_starts_machines_on_demand_gets_the_users_number(flink_rest: str) -> None:
+    options = options_of(complete_arguments("FlinkRunner", [f"--flink_master=http://{flink_rest}"], num_workers=7))
+    assert (options["parallelism"], options["sdk_worker_parallelism"]) == ("7", "0")
+
+
+@pytest.mark.parametrize("flink_rest", [["something", "else"]], indirect=True)
+def test_what_is_no_flink_cluster_is_refused(flink_rest: str) -> None:
+    with pytest.raises(ConfigError, match="no Flink cluster answers at http://localhost"):
+        complete_arguments("FlinkRunner", [f"--flink_master={flink_rest}"], num_workers=1)
+
+
+def test_a_flink_cluster_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no Flink cluster answers at http://localhost:1: .*refused"):
+        complete_arguments("FlinkRunner", ["--flink_master=localhost:1"], num_workers=1)
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "beam.yaml"
+    file.write_text("parallelism: 7\nsdk_worker_parallelism: 5\nexperiments: [a, b]\nsave_main_session: true\n")
+    arguments = complete_arguments("FlinkRunner", ["--parallelism=9"], num_workers=3, options_file=str(file))
+    assert [argument for argument in arguments if "parallelism" in argument] == [
+        "--parallelism=9",
+        "--sdk_worker_parallelism=5",
+    ]
+    assert {"--experiments=a", "--experiments=b", "--save_main_session"} <= set(arguments)
+
+
+def test_a_mapping_in_the_file_goes_to_beam_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "beam.yaml"
+    file.write_text("environment_type: PROCESS\nenvironment_config: {command: /w, env: {A: b}}\n")
+    options = options_of(complete_arguments("PortableRunner", [], num_workers=1, options_file=str(file)))
+    assert json.loads(options["environment_config"]) == {"command": "/w", "env": {"A": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("- a\n", "must be names with values"), ("a: [", "not valid YAML"), (None, "cannot read the Beam options")],
+)
+def test_a_file_that_is_no_options_is_refused(content: str | None, complaint: str, tmp_path: Path) -> None:
+    file = tmp_path / "beam.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=complaint):
+        complete_arguments("FlinkRunner", [], num_workers=1, options_file=str(file))
+
+
+def test_a_container_takes_the_place_of_the_worker_command() -> None:
+    options = options_of(complete_arguments("FlinkRunner", ["--environment_type=DOCKER"], num_workers=1))
+    assert "environment_config" not in options
+    assert options["environment_type"] == "DOCKER"
+
+
+@pytest.mark.parametrize("option", ["--setup_file=./setup.py", "--requirements_file=r.txt", "--extra_package=p.tar.gz"])
+def test_packages_that_the_worker_would_not_install_are_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match="facemill-worker, which the engine starts, installs nothing"):
+        complete_arguments("FlinkRunner", [option], num_workers=1)
+    complete_arguments("FlinkRunner", [option, "--environment_type=DOCKER"], num_workers=1)
+
+
+def test_dataflow_names_what_it_lacks() -> None:
+    with pytest.raises(ConfigError, match="also needs --region, --temp_location"):
+        complete_arguments("DataflowRunner", ["--project=p"], num_workers=1)
+
+
+@pytest.mark.parametrize("place", ["--temp_location=gs://b/t", "--staging_location=gs://b/s"])
+def test_dataflow_needs_to_be_told_where_facemill_comes_from(place: str) -> None:
+    given = ["--project=p", "--region=r", place]
+    with pytest.raises(ConfigError, match="Dataflow's machines lack facemill"):
+        complete_arguments("DataflowRunner", given, num_workers=1)
+    complete_arguments("DataflowRunner", [*given, "--setup_file=./setup.py"], num_workers=1)
+
+
+def test_dataflow_chooses_its_threads_itself() -> None:
+    given = ["--project=p", "--region=r", "--temp_location=gs://b/t", "--sdk_container_image=i"]
+    assert "number_of_worker_harness_threads" not in " ".join(
+        complete_arguments("DataflowRunner", given, num_workers=9)
+    )
+
+
+def test_a_folder_of_this_machine_is_refused_for_dataflow(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Dataflow's machines cannot reach"):
+        check_reachable("DataflowRunner", [], [Folder("memory://there"), Folder(str(tmp_path))])
+    assert check_reachable("DataflowRunner", [], [Folder("memory://there")]) == []
+
+
+def test_a_folder_of_this_machine_is_remarked_for_a_cluster(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    assert check_reachable("FlinkRunner", ["--flink_master=[local]"], [folder]) == []
+    for arguments in (["--flink_master=host:8081"], ["--flink_master", "https://host:8081"]):
+        (warning,) = check_reachable("FlinkRunner", arguments, [folder])
+        assert str(tmp_path) in warning and "every machine" in warning
+    assert check_reachable("SparkRunner", ["--spark_master_url=local[2,4]"], [folder]) == []
+    assert len(check_reachable("SparkRunner", ["--spark_master_url=spark://h:1"], [folder])) == 1
+
+
+def test_a_runner_that_loses_outputs_is_refused() -> None:
+    with pytest.raises(ConfigError, match="DaskRunner loses outputs"):
+        check_runner("DaskRunner")
+
+
+def test_every_preset_holds_options_that_beam_knows() -> None:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    known = set(PipelineOptions([]).get_all_options()) | {"no_save_main_session"}
+    presets = sorted((Path(__file__).parent.parent / "configs" / "runners").glob("*.yaml"))
+    assert [preset.stem for preset in presets] == ["dataflow", "flink", "portable", "spark"]
+    for preset in presets:
+        assert set(yaml.safe_load(preset.read_text())) <= known, preset
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "Pipeline J-1_a failed in state FAILED: org.x.grpc.StatusRuntimeException: "
+            "org.x.grpc.StatusRuntimeException: CANCELLED: client cancelled",
+            "a worker process died: StatusRuntimeException: CANCELLED: client cancelled",
+        ),
+        (
+            "org.apache.spark.SparkException: Job aborted\n\tat java.base/java.util.A.b(A.java:1)\n"
+            "Caused by: java.io.IOException: the disk is gone\n\t... 3 more\n\nDriver stacktrace:",
+            "IOException: the disk is gone",
+        ),
+        ("Traceback (most recent call last):\n  File x\nKeyError: 'a'", "RuntimeError: KeyError: 'a'"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_what_engines_raise_comes_down_to_one_line(text: str, said: str) -> None:
+    assert brief(RuntimeError(text)) == said
+
+
+def test_options_for_a_runner_need_a_runner(tmp_path: Path) -> None:
+    request = RunRequest([str(tmp_path)], Folder(str(tmp_path / "out")), load_config(), detach=True)
+    with pytest.raises(ConfigError, match="--detach and --beam-options go with --runner"):
+        run(request, out=io.StringIO(), err=io.StringIO())
+
+
+def test_a_job_server_that_cannot_start_says_where_its_log_is(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
+    jar = tmp_path / "broken.jar"
+    jar.write_bytes(b"not a jar")
+    arguments = [f"--flink_job_server_jar={jar}", "--job_server_java_launcher=false"]
+    request = RunRequest(
+        [str(tmp_path / "in")],
+        Folder(str(tmp_path / "out")),
+        load_config(),
+        runner="FlinkRunner",
+        beam_arguments=arguments,
+    )
+    with pytest.raises(OutputError, match=r"the job server ended at once with 1; its log is .*\.log") as caught:
+        run(request, out=io.StringIO(), err=io.StringIO())
+    Path(str(caught.value).rsplit(" ", 1)[-1]).unlink()
+
+
+def test_without_java_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
+    jar = tmp_path / "any.jar"
+    jar.write_bytes(b"")
+    arguments = [f"--spark_job_server_jar={jar}", "--job_server_java_launcher=no-such-java"]
+    request = RunRequest(
+        [str(tmp_path / "in")],
+        Folder(str(tmp_path / "out")),
+        load_config(),
+        runner="SparkRunner",
+        beam_arguments=arguments,
+    )
+    with pytest.raises(ConfigError, match="needs Java: there is no program called no-such-java"):
+        run(request, out=io.StringIO(), err=io.StringIO())
