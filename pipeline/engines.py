@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 import sysconfig
-import urllib.error
-import urllib.request
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from facemill.models.errors import ConfigError
+from facemill.pipeline.flink import cluster_facts, is_embedded
 from facemill.transforms.ops.storage import Folder
 
 _LOSING = frozenset({"dask"})
@@ -31,8 +32,6 @@ _BEAM_NAMES = {
 }
 _PRESETS = frozenset({"flink", "spark", "portable", "dataflow"})
 _STAGED = ("setup_file", "extra_package", "extra_packages", "requirements_file")
-_EMBEDDED_FLINK = ("[local]", "[auto]")
-_EMBEDDED_FLINK_VERSION = "1.19"
 _NEEDED_BY_DATAFLOW = (("project",), ("region",), ("temp_location", "staging_location"))
 _BRING_FACEMILL = (
     "sdk_container_image",
@@ -41,7 +40,6 @@ _BRING_FACEMILL = (
     "extra_package",
     "extra_packages",
 )
-_TIMEOUT_S = 20.0
 
 
 def runner_key(runner: str) -> str:
@@ -87,7 +85,7 @@ def _is_elsewhere(runner: str, given: Mapping[str, str]) -> bool:
     """Whether the workers run on other machines than this one, as far as the options say."""
     key = runner_key(runner)
     if key == "flink":
-        return given.get("flink_master", "[local]") not in _EMBEDDED_FLINK
+        return not is_embedded(given.get("flink_master", "[local]"))
     if key == "spark":
         return not given.get("spark_master_url", "local").startswith("local")
     return False
@@ -149,27 +147,11 @@ def _facts(key: str, given: Mapping[str, str], num_workers: int) -> dict[str, ob
         "workers": num_workers,
         "workers_per_machine": 0 if _is_elsewhere(key, given) else num_workers,
         "worker_command": _worker_command(),
+        "job_name": f"facemill-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
     }
     if key == "flink":
-        facts |= _flink_facts(given.get("flink_master", "[local]"), num_workers)
+        facts |= cluster_facts(given.get("flink_master", "[local]"), num_workers)
     return facts
-
-
-def _flink_facts(master: str, num_workers: int) -> dict[str, object]:
-    if master in _EMBEDDED_FLINK:
-        return {"slots": num_workers, "slots_per_machine": num_workers, "version": _EMBEDDED_FLINK_VERSION}
-    url = master if master.startswith(("http://", "https://")) else f"http://{master}"
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/overview", timeout=_TIMEOUT_S) as response:
-            overview = json.load(response)
-        machines, slots = int(overview["taskmanagers"]), int(overview["slots-total"])
-        version = ".".join(str(overview["flink-version"]).split(".")[:2])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "reason", error)
-        raise ConfigError(f"no Flink cluster answers at {url}: {reason}") from error
-    if not slots:  # a cluster that starts its task managers on demand
-        return {"slots": num_workers, "slots_per_machine": 0, "version": version}
-    return {"slots": slots, "slots_per_machine": -(-slots // machines), "version": version}
 
 
 def _worker_command() -> str:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.engines import beam_name
+from facemill.pipeline.flink import cancel_jobs, is_embedded
 from facemill.pipeline.follow import following
 from facemill.pipeline.job import Job
 from facemill.pipeline.job_server import needs_job_server, start_job_server
@@ -68,7 +69,7 @@ def run_remote(
                 err.write(f"submitted{_job_id(result)}\n")
                 return
             with following(job.output, on_activity):
-                state = _wait(result)
+                state = _wait(result, options)
         except ConfigError:
             raise
         except Exception as error:  # runners raise whatever they please, of gRPC for instance
@@ -169,13 +170,19 @@ def _served_options(endpoint: str, timeout_s: float) -> list[str]:
     return [option.name for option in described.options]
 
 
-def _wait(result: Any) -> Any:
+def _wait(result: Any, options: Any) -> Any:
     """Wait for a job's end; an interrupt ends the job as well, where the runner can."""
+    from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions
+
     try:
         return result.wait_until_finish()
     except KeyboardInterrupt:
         with contextlib.suppress(Exception):  # some runners cannot cancel, and have errors of their own for it
             result.cancel()
+        master, name = options.view_as(FlinkRunnerOptions).flink_master, options.view_as(GoogleCloudOptions).job_name
+        if name and not is_embedded(master):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                cancel_jobs(master, name)
         raise
 
 

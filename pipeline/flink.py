@@ -1,0 +1,63 @@
+"""What facemill asks of a Flink cluster's REST interface."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from facemill.models.errors import ConfigError
+
+_EMBEDDED = ("[local]", "[auto]")
+_EMBEDDED_VERSION = "1.19"
+_ENDED = frozenset({"CANCELED", "FAILED", "FINISHED"})
+_TIMEOUT_S = 20.0
+
+
+def is_embedded(master: str) -> bool:
+    """Whether `--flink_master` means a Flink inside the job server."""
+    return master in _EMBEDDED
+
+
+def cluster_facts(master: str, num_workers: int) -> Mapping[str, object]:
+    """The slots, the slots of the largest machine and Flink's version, of a cluster or of one that is embedded.
+
+    Raises:
+        ConfigError: No cluster answers.
+    """
+    if is_embedded(master):
+        return {"slots": num_workers, "slots_per_machine": num_workers, "version": _EMBEDDED_VERSION}
+    try:
+        overview = _ask(master, "/overview")
+        machines, slots = int(overview["taskmanagers"]), int(overview["slots-total"])
+        version = ".".join(str(overview["flink-version"]).split(".")[:2])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(f"no Flink cluster answers at {_address(master)}: {reason}") from error
+    if not slots:  # a cluster that starts its task managers on demand
+        return {"slots": num_workers, "slots_per_machine": 0, "version": version}
+    return {"slots": slots, "slots_per_machine": -(-slots // machines), "version": version}
+
+
+def cancel_jobs(master: str, name: str) -> None:
+    """End the cluster's jobs of this name; Beam's job server leaves them running when it is told to cancel.
+
+    Raises:
+        OSError, ValueError, KeyError: The cluster does not answer as expected.
+    """
+    for job in _ask(master, "/jobs/overview")["jobs"]:
+        if job["name"] == name and job["state"] not in _ENDED:
+            _ask(master, f"/jobs/{job['jid']}?mode=cancel", method="PATCH")
+
+
+def _ask(master: str, path: str, *, method: str = "GET") -> Any:
+    request = urllib.request.Request(_address(master) + path, method=method)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        return json.load(response)
+
+
+def _address(master: str) -> str:
+    address = master if master.startswith(("http://", "https://")) else f"http://{master}"
+    return address.rstrip("/")
