@@ -150,7 +150,9 @@ def _facts(key: str, given: Mapping[str, str], num_workers: int) -> dict[str, ob
         "job_name": f"facemill-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
     }
     if key == "flink":
-        facts |= cluster_facts(given.get("flink_master", "[local]"), num_workers)
+        wanted = given.get("parallelism", "")
+        master = given.get("flink_master", "[local]")
+        facts |= cluster_facts(master, num_workers, int(wanted) if wanted.isdecimal() else None)
     return facts
 
 

@@ -21,14 +21,20 @@ def is_embedded(master: str) -> bool:
     return master in _EMBEDDED
 
 
-def cluster_facts(master: str, num_workers: int) -> Mapping[str, object]:
-    """The slots, the slots of the largest machine and Flink's version, of a cluster or of one that is embedded.
+def cluster_facts(master: str, num_workers: int, num_wanted: int | None) -> Mapping[str, object]:
+    """Slots, worker processes for each machine and Flink's version, of a cluster or of one that is embedded.
+
+    Args:
+        master: As `--flink_master` takes it.
+        num_workers: Slots of an embedded cluster, and of one that starts its machines on demand.
+        num_wanted: The slots that the user asks for, if any.
 
     Raises:
-        ConfigError: No cluster answers.
+        ConfigError: No cluster answers, or it has fewer slots, so that the job would wait for more.
     """
+    num_workers = num_wanted or num_workers
     if is_embedded(master):
-        return {"slots": num_workers, "slots_per_machine": num_workers, "version": _EMBEDDED_VERSION}
+        return {"slots": num_workers, "processes_per_machine": 2 * num_workers, "version": _EMBEDDED_VERSION}
     try:
         overview = _ask(master, "/overview")
         machines, slots = int(overview["taskmanagers"]), int(overview["slots-total"])
@@ -37,8 +43,10 @@ def cluster_facts(master: str, num_workers: int) -> Mapping[str, object]:
         reason = getattr(error, "reason", error)
         raise ConfigError(f"no Flink cluster answers at {_address(master)}: {reason}") from error
     if not slots:  # a cluster that starts its task managers on demand
-        return {"slots": num_workers, "slots_per_machine": 0, "version": version}
-    return {"slots": slots, "slots_per_machine": -(-slots // machines), "version": version}
+        return {"slots": num_workers, "processes_per_machine": 0, "version": version}
+    if num_wanted is not None and num_wanted > slots:
+        raise ConfigError(f"--parallelism={num_wanted}: the Flink cluster at {_address(master)} has {slots} slots")
+    return {"slots": slots, "processes_per_machine": 2 * -(-slots // machines), "version": version}
 
 
 def cancel_jobs(master: str, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
 import logging
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.engines import beam_name
@@ -56,6 +57,7 @@ def run_remote(
     with ExitStack() as stack:
         log = stack.enter_context(_logging_to_file(runner))
         arguments = ["--runner", beam_name(runner), *arguments]
+        _take_options(arguments)  # before Beam does, whose complaints are pages long
         options = _parse_options(arguments)
         if needs_job_server(runner, options):
             err.write(f"starting the job server of {runner}; log: {log}\n")
@@ -108,35 +110,53 @@ def _check_options(options: Any, arguments: Sequence[str], runner: str) -> list[
         ConfigError: Names the option.
         OutputError: The job service does not answer.
     """
-    from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
+    from apache_beam.options.pipeline_options import PortableOptions
 
-    parser = _all_options_parser(PipelineOptions)
     portable = options.view_as(PortableOptions)
     endpoint = portable.job_endpoint
-    added = []
+    served: list[str] = []
+    added: list[str] = []
     if endpoint and endpoint != "embed":
-        for name in _served_options(endpoint, min(portable.job_server_timeout, _CONNECT_SECONDS)):
-            with contextlib.suppress(Exception):  # Beam's Python part knows it already
-                parser.add_argument(f"--{name}")
+        served = _served_options(endpoint, min(portable.job_server_timeout, _CONNECT_SECONDS))
         added.append(f"--job_server_timeout={_FOR_EVER_S}")  # it also ends the watching of jobs that take longer
-    if options.view_as(StandardOptions).streaming:
-        raise ConfigError("--streaming: facemill's jobs are batch jobs")
-    _, unknown = parser.parse_known_args(list(arguments))
+    known, unknown = _take_options(arguments, served)
     if unknown and not _takes_any_options(options):
-        known = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"neither facemill nor {runner} knows {unknown[0]}{hint}")
     return added
 
 
-def _all_options_parser(options_class: Any) -> Any:
-    from apache_beam.options.pipeline_options import _BeamArgumentParser
+def _take_options(arguments: Sequence[str], served: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """The names of all options that there are, and the arguments that are none of them.
 
-    parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
-    for part in dict.fromkeys(options_class.__subclasses__()):
+    Raises:
+        ConfigError: A value that its option does not take, or an option that facemill's jobs do not take.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = _OptionsParser(allow_abbrev=False, add_help=False)
+    for part in dict.fromkeys(PipelineOptions.__subclasses__()):
         part._add_argparse_args(parser)
-    return parser
+    for name in served:
+        with contextlib.suppress(argparse.ArgumentError):  # Beam's Python part knows it already
+            parser.add_argument(f"--{name}")
+    taken, unknown = parser.parse_known_args(list(arguments))
+    if taken.streaming:
+        raise ConfigError("--streaming: facemill's jobs are batch jobs")
+    return [name for action in parser._actions for name in action.option_strings], unknown
+
+
+class _OptionsParser(argparse.ArgumentParser):
+    """Takes Beam's declarations of options, and complains in our own way."""
+
+    def add_value_provider_argument(self, *names: str, **settings: Any) -> None:
+        """As Beam's own parser has it."""
+        self.add_argument(*names, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing all of Beam's options."""
+        raise ConfigError(f"Beam does not take these options: {message}")
 
 
 def _takes_any_options(options: Any) -> bool:

@@ -68,7 +68,7 @@ def test_other_runners_are_beams_own_matter() -> None:
 def test_embedded_flink_uses_the_cores_of_this_machine() -> None:
     options = options_of(complete_arguments("FlinkRunner", [], num_workers=3))
     assert options["flink_master"] == "[local]"
-    assert options["parallelism"] == options["sdk_worker_parallelism"] == "3"
+    assert (options["parallelism"], options["sdk_worker_parallelism"]) == ("3", "6")
     assert options["environment_type"] == "PROCESS"
 
 
@@ -96,8 +96,19 @@ def test_spark_elsewhere_gets_processes_as_its_machines_have_cores() -> None:
 def test_a_flink_cluster_tells_its_slots_and_version(flink_rest: str) -> None:
     options = options_of(complete_arguments("FlinkRunner", [f"--flink_master={flink_rest}"], num_workers=2))
     assert options["parallelism"] == "10"
-    assert options["sdk_worker_parallelism"] == "4"
+    assert options["sdk_worker_parallelism"] == "8"
     assert options["flink_version"] == "1.20"
+
+
+@pytest.mark.parametrize(
+    "flink_rest", [{"taskmanagers": 2, "slots-total": 4, "flink-version": "1.19.0"}], indirect=True
+)
+def test_more_slots_than_a_cluster_has_are_refused(flink_rest: str) -> None:
+    master = f"--flink_master={flink_rest}"
+    with pytest.raises(ConfigError, match=r"--parallelism=5: the Flink cluster at .* has 4 slots"):
+        complete_arguments("FlinkRunner", [master, "--parallelism=5"], num_workers=1)
+    options = options_of(complete_arguments("FlinkRunner", [master, "--parallelism=3"], num_workers=1))
+    assert (options["parallelism"], options["sdk_worker_parallelism"]) == ("3", "4")
 
 
 @pytest.mark.parametrize("flink_rest", [{"taskmanagers": 0, "slots-total": 0, "flink-version": "2.0.0"}], indirect=True)
@@ -235,6 +246,21 @@ def test_what_engines_raise_comes_down_to_one_line(text: str, said: str) -> None
 def test_options_for_a_runner_need_a_runner(tmp_path: Path) -> None:
     request = RunRequest([str(tmp_path)], Folder(str(tmp_path / "out")), load_config(), detach=True)
     with pytest.raises(ConfigError, match="--detach and --beam-options go with --runner"):
+        run(request, out=io.StringIO(), err=io.StringIO())
+
+
+@pytest.mark.parametrize("option", ["--job_port=many", "--streaming"])
+def test_what_beam_would_not_take_is_refused(option: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
+    request = RunRequest(
+        [str(tmp_path / "in")],
+        Folder(str(tmp_path / "out")),
+        load_config(),
+        runner="FnApiRunner",
+        beam_arguments=[option],
+    )
+    with pytest.raises(ConfigError, match=option.partition("=")[0]):
         run(request, out=io.StringIO(), err=io.StringIO())
 
 
