@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 from pictures import archive, read_crops, read_table, write_tar
 
@@ -17,6 +20,7 @@ from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.run import RunRequest, run
 from facemill.transforms.ops.storage import Folder
+from facemill.transforms.write import WriteUnit
 
 FILES = archive(12)
 RUNNERS = {
@@ -123,3 +127,67 @@ def test_a_failing_job_says_why(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "faces").write_bytes(b"")  # a file where the run needs a folder
     with pytest.raises(OutputError, match=r"cannot write .*/faces/.*: File exists$"):
         start(shards, tmp_path / "out", runner="FnApiRunner", beam_arguments=["--direct_running_mode=in_memory"])
+
+
+SAME_UNITS_AGAIN = """
+import sys
+from facemill.pipeline.config import load_config
+from facemill.pipeline.job import Job
+from facemill.pipeline.plan import read_plan
+from facemill.pipeline.remote import run_remote
+from facemill.transforms.ops.storage import Folder
+
+shards, output = Folder(f"file://{sys.argv[1]}"), Folder(sys.argv[2])
+job = Job(load_config(), {sys.argv[3]: shards}, output)
+sys.stdin.readline()
+run_remote(job, frozenset(read_plan(output).names), runner="FnApiRunner", arguments=[], err=sys.stderr)
+"""
+
+
+def test_attempts_at_the_same_units_at_the_same_time_are_harmless(shards: Path, expected: Path, tmp_path: Path) -> None:
+    """As engines do with what they take for slow or lost."""
+    output = tmp_path / "out"
+    start(shards, output)
+    for folder in ("_units", "images", "faces", "crops"):
+        for file in (output / folder).iterdir():
+            file.unlink()
+    command = [sys.executable, "-c", SAME_UNITS_AGAIN, str(shards), str(output), shards.name]
+    attempts = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for attempt in attempts:
+        assert attempt.stdin is not None
+        attempt.stdin.write("go\n")
+        attempt.stdin.flush()
+    errors = [attempt.communicate(timeout=120)[1] for attempt in attempts]
+    assert [attempt.returncode for attempt in attempts] == [0, 0, 0], errors
+    assert_same(output, expected)
+    assert not list(output.rglob("*.tmp"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
+def test_a_runner_that_moves_images_between_workers_commits_nothing_wrong(
+    mode: str, shards: Path, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facemill.pipeline.graph.WriteUnit", lambda *arguments: _Shuffled(WriteUnit(*arguments)))
+    arguments = [f"--direct_running_mode={mode}", "--direct_num_workers=2"]
+    request = RunRequest([str(shards)], Folder(str(tmp_path / "out")), load_config(), runner="FnApiRunner")
+    with contextlib.suppress(OutputError):
+        run(replace(request, beam_arguments=arguments), out=io.StringIO(), err=io.StringIO())
+    rows = {row["image_id"]: row for row in read_table(expected, "images")}
+    for marker in (tmp_path / "out" / "_units").glob("*.json"):
+        written = [row for row in read_table(tmp_path / "out", "images") if row["unit"] == marker.stem]
+        assert written == [row for row in rows.values() if row["unit"] == marker.stem]
+
+
+class _Shuffled(beam.PTransform):
+    """A transform behind a shuffle, as in a graph that an engine did not fuse."""
+
+    def __init__(self, transform: beam.PTransform) -> None:
+        super().__init__()
+        self._transform = transform
+
+    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+        return elements | beam.Reshuffle() | self._transform
