@@ -82,8 +82,8 @@ def _add_run(commands: Any) -> None:
         help="images or shards in, aligned crops and tables out",
         description="Detect, landmark, judge and align every face of an archive. Interrupt it anywhere: the same "
         "command goes on. With more input, only the new is done.",
-        epilog="With --runner, all further options go to Beam. Exit codes: 0 done, 1 something was lost or does not "
-        "balance, 2 bad usage or configuration, 130 interrupted.",
+        epilog="With --runner, all further options go to Beam; docs/running.md has a page for each engine. "
+        "Exit codes: 0 done, 1 something was lost or does not balance, 2 bad usage or configuration, 130 interrupted.",
     )
     run.add_argument(
         "--input",
@@ -104,7 +104,7 @@ def _add_run(commands: Any) -> None:
         "--retry-failed", action="store_true", help="do units with empty files, read or internal errors again"
     )
     run.add_argument("--storage-options", type=_mapping, default={}, metavar="JSON", help="for fsspec, such as keys")
-    run.add_argument("--runner", metavar="R", help="a Beam runner instead of local processes, such as FlinkRunner")
+    run.add_argument("--runner", metavar="R", help="FlinkRunner, SparkRunner, DataflowRunner or another of Beam's")
     run.add_argument("--beam-options", metavar="FILE", help="YAML file of options for the Beam runner")
     run.add_argument("--detach", action="store_true", help="submit the runner's job and leave it to itself")
     run.set_defaults(command=_run, advice="; what was committed is valid, and the same command goes on from there")

@@ -20,13 +20,14 @@ def main() -> int:
     """Entry point: fetch the job's options from the engine, then serve it until it hangs up."""
     options = _parse()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    os.environ.update(_environment(options))
     from apache_beam.runners.worker import sdk_worker_main
 
     try:
+        os.environ.update(_environment(options))
         sdk_worker_main.main([])
     except Exception as error:  # the engine hung up, or the job cannot be unpacked; both are told in its log as well
-        sys.stderr.write(f"facemill-worker: {type(error).__name__}: {error}\n")
+        details = getattr(error, "details", None)  # gRPC's errors are pages long
+        sys.stderr.write(f"facemill-worker: {type(error).__name__}: {details() if callable(details) else error}\n")
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)  # whatever threads of Beam or of a store's library are left

@@ -6,6 +6,8 @@ import http.server
 import io
 import json
 import os
+import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -297,3 +299,11 @@ def test_without_java_that_is_said(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="needs Java: there is no program called no-such-java"):
         run(request, out=io.StringIO(), err=io.StringIO())
+
+
+def test_a_worker_without_its_engine_ends_with_a_line() -> None:
+    command = [sys.executable, "-m", "facemill.pipeline.harness", "--id=1", "--provision_endpoint=localhost:1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert re.search(r"^facemill-worker: \w+: .*refused$", ended.stderr, re.MULTILINE)
+    assert "Traceback" not in ended.stderr
