@@ -71,21 +71,6 @@ def why_no_engines() -> str:
     return ""
 
 
-def embedded_flink_arguments(folder: Path, parallelism: int = 2) -> list[str]:
-    """What `facemill run` takes to run on a Flink inside the job server."""
-    return _flink_arguments(folder, "[local]", parallelism, heap_mb=768)
-
-
-def embedded_spark_arguments(folder: Path, parallelism: int = 2) -> list[str]:
-    """What `facemill run` takes to run on a Spark inside the job server."""
-    return _spark_arguments(folder, f"local[{parallelism}]")
-
-
-def worker_harnesses(*engines: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The living worker processes of facemill that these processes of a cluster have started, directly or not."""
-    return [process for engine in engines for process in children_of(engine.pid, "facemill")]
-
-
 def children_of(pid: int, text: str = "") -> list[psutil.Process]:
     """The living children of a process, and theirs, whose command line holds `text`; none if it is gone."""
     found = []
@@ -233,7 +218,7 @@ class FlinkCluster(_Cluster):
 
     def _run_flink(self, name: str, heap_mb: int, *arguments: str) -> subprocess.Popen[bytes]:
         logging = f"-Dlog4j2.configurationFile={self._configuration / 'log4j.properties'}"
-        limits = ["-XX:MaxMetaspaceSize=256m", "-XX:MaxDirectMemorySize=320m"]
+        limits = ["-XX:MaxMetaspaceSize=512m", "-XX:MaxDirectMemorySize=320m"]
         jars = [self.folder / "flink" / "lib" / "*"]
         return self._java(name, jars, heap_mb, logging, *limits, *arguments, environment={})
 
@@ -366,16 +351,13 @@ def _flink_settings(rpc_port: int, rest_port: int, slots: int, parallelism: int,
         "taskmanager.memory.network.min": "64m",
         "taskmanager.memory.network.max": "64m",
         "taskmanager.memory.managed.size": "32m",
-        "taskmanager.memory.jvm-metaspace.size": "256m",
+        "taskmanager.memory.jvm-metaspace.size": "512m",
         "taskmanager.memory.jvm-overhead.min": "192m",
         "taskmanager.memory.jvm-overhead.max": "192m",
         "cluster.registration.error-delay": 500,  # the default of 10 s is spent when a TaskManager is up first
         "heartbeat.interval": 2000,
         "heartbeat.timeout": 30_000,
         "slot.request.timeout": 30_000,
-        "restart-strategy.type": "fixed-delay",
-        "restart-strategy.fixed-delay.attempts": 3,
-        "restart-strategy.fixed-delay.delay": "1 s",
         "io.tmp.dirs": str(temporary),
     }
 

@@ -97,7 +97,11 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--output", required=True, metavar="URI", help="the output folder, local or any fsspec URL")
     _add_config(run)
     run.add_argument(
-        "--workers", type=_positive, default=_num_cores(), metavar="N", help="processes (default: %(default)s)"
+        "--workers",
+        type=_positive,
+        default=_num_cores(),
+        metavar="N",
+        help="processes on this machine (default: %(default)s); a cluster has its own",
     )
     run.add_argument("--faces", metavar="URI", help="a Parquet table of known faces, instead of detecting")
     run.add_argument(

@@ -17,6 +17,7 @@ import yaml
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.flink import cluster_facts, is_embedded
+from facemill.pipeline.spark import check_masters
 from facemill.transforms.ops.storage import Folder
 
 _LOSING = frozenset({"dask"})
@@ -32,6 +33,8 @@ _BEAM_NAMES = {
 }
 _PRESETS = frozenset({"flink", "spark", "portable", "dataflow"})
 _STAGED = ("setup_file", "extra_package", "extra_packages", "requirements_file")
+_OUR_OWN = frozenset({"runner", "input", "output", "config", "set", "workers", "faces", "beam_options", "detach"})
+_OF_ANY_JOB_SERVICE = ("environment_type", "environment_config", "job_name")
 _NEEDED_BY_DATAFLOW = (("project",), ("region",), ("temp_location", "staging_location"))
 _BRING_FACEMILL = (
     "sdk_container_image",
@@ -84,11 +87,18 @@ def check_reachable(runner: str, arguments: Sequence[str], folders: Iterable[Fol
 def _is_elsewhere(runner: str, given: Mapping[str, str]) -> bool:
     """Whether the workers run on other machines than this one, as far as the options say."""
     key = runner_key(runner)
+    if "job_endpoint" in given:
+        return _is_remote_endpoint(given)
     if key == "flink":
         return not is_embedded(given.get("flink_master", "[local]"))
     if key == "spark":
         return not given.get("spark_master_url", "local").startswith("local")
     return False
+
+
+def _is_remote_endpoint(given: Mapping[str, str]) -> bool:
+    host = given.get("job_endpoint", "embed").rpartition(":")[0]
+    return host not in ("", "localhost", "127.0.0.1", "[::1]")
 
 
 def complete_arguments(
@@ -106,6 +116,8 @@ def complete_arguments(
         ConfigError: The file is no mapping of names; a needed option is missing; the Flink cluster does not answer.
     """
     completed = list(arguments)
+    if "runner" in _parse(completed):
+        raise ConfigError("--runner is given twice")
     if options_file is not None:
         completed += _missing(_read_options(options_file), completed)
     key = runner_key(runner)
@@ -114,12 +126,35 @@ def complete_arguments(
     given = _parse(completed)
     if key == "dataflow":
         _check_dataflow(given)
+    elif key == "portable" and "job_endpoint" not in given:
+        raise ConfigError("--runner PortableRunner also needs --job_endpoint=HOST:PORT of a job server")
+    elif key in ("flink", "spark"):
+        _check_jar(key, given)
+    if key == "spark":
+        check_masters(given.get("spark_master_url", ""))
     preset = _read_preset(key)
+    if "job_endpoint" in given:  # the job service knows its cluster
+        preset = {name: value for name, value in preset.items() if name in _OF_ANY_JOB_SERVICE}
     if "environment_type" in given or "output_executable_path" in given:
         preset = {name: value for name, value in preset.items() if not name.startswith("environment_")}
     elif "environment_type" in preset:
         _check_nothing_staged(given)
     return completed + _missing(_fill(preset, _facts(key, given, num_workers)), completed)
+
+
+def check_detaching(runner: str, arguments: Sequence[str]) -> None:
+    """Refuse to leave a job to itself that would end with this process.
+
+    Raises:
+        ConfigError: Names what to do.
+    """
+    given = _parse(arguments)
+    lasting = {"job_endpoint", "flink_submit_uber_jar", "spark_submit_uber_jar"}
+    if runner_key(runner) != "dataflow" and not given.keys() & lasting:
+        raise ConfigError(
+            f"--detach: a job on {runner} ends with its job server, which runs here; leave --detach out, or name a "
+            "job server that stays with --job_endpoint"
+        )
 
 
 def _check_dataflow(given: Mapping[str, str]) -> None:
@@ -130,6 +165,15 @@ def _check_dataflow(given: Mapping[str, str]) -> None:
         raise ConfigError(
             "Dataflow's machines lack facemill; name --sdk_container_image, --setup_file or --extra_package"
         )
+
+
+def _check_jar(key: str, given: Mapping[str, str]) -> None:
+    other = {"flink": "spark_job_server_jar", "spark": "flink_job_server_jar"}[key]
+    if other in given:
+        raise ConfigError(f"--{other} is of another runner; this one takes --{key}_job_server_jar")
+    jar = given.get(f"{key}_job_server_jar", "")
+    if jar and "://" not in jar and not Path(jar).is_file():
+        raise ConfigError(f"--{key}_job_server_jar: there is no file {jar}")
 
 
 def _check_nothing_staged(given: Mapping[str, str]) -> None:
@@ -149,7 +193,7 @@ def _facts(key: str, given: Mapping[str, str], num_workers: int) -> dict[str, ob
         "worker_command": _worker_command(),
         "job_name": f"facemill-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
     }
-    if key == "flink":
+    if key == "flink" and "job_endpoint" not in given:
         wanted = given.get("parallelism", "")
         master = given.get("flink_master", "[local]")
         facts |= cluster_facts(master, num_workers, int(wanted) if wanted.isdecimal() else None)
@@ -179,6 +223,9 @@ def _read_options(file: str) -> dict[str, Any]:
         raise ConfigError(f"cannot read the Beam options {file}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"the Beam options {file} are not valid YAML: {' '.join(str(error).split())}") from error
+    if isinstance(options, dict) and options.keys() & _OUR_OWN:
+        name = min(options.keys() & _OUR_OWN)
+        raise ConfigError(f"the Beam options {file} name {name}, which is facemill's own; give it on the command line")
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise ConfigError(f"the Beam options {file} must be names with values, as in parallelism: 8")
     return options
@@ -186,14 +233,20 @@ def _read_options(file: str) -> dict[str, Any]:
 
 def _missing(options: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
     """`options` as arguments, without those that are among `arguments`."""
-    given = _parse(arguments)
+    given = {_plain(name) for name in _parse(arguments)}
     added: list[str] = []
     for name, value in options.items():
-        if name in given or value is None or value is False:
+        if _plain(name) in given or value is None:
             continue
-        values = value if isinstance(value, list) else [value]
-        added += [f"--{name}" if one is True else f"--{name}={_text(one)}" for one in values]
+        for one in value if isinstance(value, list) else [value]:
+            flag = f"--no_{name}" if one is False else f"--{name}"
+            added.append(flag if isinstance(one, bool) else f"{flag}={_text(one)}")
     return added
+
+
+def _plain(name: str) -> str:
+    """The name that a switch and its opposite have in common."""
+    return name.removeprefix("no_")
 
 
 def _text(value: object) -> str:

@@ -10,11 +10,16 @@ _KNOWN: dict[str, type[FacemillError]] = {
     error.__name__: error for error in (ConfigError, FacemillError, ModelLoadError, OutputError)
 }
 _RAISED = re.compile(r"facemill\.models\.errors\.(?P<name>\w+): (?P<message>[^\n]*)")
-_JAVA_FRAME = re.compile(r"\s*(at [\w.$/]+\(|at java\.|\.\.\. \d+ more|Driver stacktrace)")
+_JAVA_FRAME = re.compile(
+    r"\s*(at [\w.$/]+\(|(at )?[\w.$/]+\(\w+\.(java|scala):\d+\)|\.\.\. \d+ more|Driver stacktrace)"
+)
+_GRPC_DETAILS = re.compile(r"details = \"(.+?)\"$", re.MULTILINE)
 _JAVA_NAME = re.compile(r"\b(?:[a-z]\w*\.)+(?=[A-Z])((?:\w|\$)+)")
 _PIPELINE_STATE = re.compile(r"^Pipeline \S+ failed in state \w+: ")
 _DEATH = re.compile(
-    r"client cancelled|Process died|ExecutorLostFailure|TaskManager.* lost|heartbeat of TaskManager", re.I
+    r"client cancelled|process died|ExecutorLostFailure|task ?(manager|executor)\b.*(lost|timed out|closed|reachable)|"
+    r"(lost|closed|heartbeat).*task ?(manager|executor)|indeterminate output",
+    re.IGNORECASE,
 )
 _PLACE = re.compile(r" \[while running '[^']*'\]")
 
@@ -29,9 +34,18 @@ def known_error(error: Exception) -> FacemillError | None:
     return _KNOWN[found[-1]["name"]](_PLACE.sub("", found[-1]["message"]).strip().strip('"'))
 
 
+def is_worker_death(error: BaseException) -> bool:
+    """Whether a job failed because a process of its engine died, or was taken for dead."""
+    return bool(_DEATH.search(str(error)))
+
+
 def brief(error: BaseException) -> str:
     """What a runner's error comes down to, in one line: of a traceback in its text the last line or cause."""
-    text = _PLACE.sub("", str(error))
+    details = getattr(error, "details", None)  # of gRPC, whose errors are pages long
+    text = _PLACE.sub("", str(details() if callable(details) else error))
+    quoted = _GRPC_DETAILS.search(text)
+    if quoted is not None:
+        text = quoted[1]
     lines = [line.strip() for line in text.splitlines() if line.strip() and not _JAVA_FRAME.match(line)]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     if not lines:

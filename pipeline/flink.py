@@ -49,14 +49,25 @@ def cluster_facts(master: str, num_workers: int, num_wanted: int | None) -> Mapp
     return {"slots": slots, "processes_per_machine": 2 * -(-slots // machines), "version": version}
 
 
-def cancel_jobs(master: str, name: str) -> None:
-    """End the cluster's jobs of this name; Beam's job server leaves them running when it is told to cancel.
+def job_ids(master: str) -> frozenset[str]:
+    """The cluster's jobs, ended ones included.
+
+    Raises:
+        OSError, ValueError, KeyError: The cluster does not answer as expected.
+    """
+    return frozenset(str(job["jid"]) for job in _ask(master, "/jobs/overview")["jobs"])
+
+
+def cancel_jobs(master: str, *, name: str, but: frozenset[str]) -> None:
+    """End the cluster's jobs of this name that are none of `but`.
+
+    Beam's job server leaves its jobs running when it is told to cancel them.
 
     Raises:
         OSError, ValueError, KeyError: The cluster does not answer as expected.
     """
     for job in _ask(master, "/jobs/overview")["jobs"]:
-        if job["name"] == name and job["state"] not in _ENDED:
+        if job["name"] == name and job["jid"] not in but and job["state"] not in _ENDED:
             _ask(master, f"/jobs/{job['jid']}?mode=cancel", method="PATCH")
 
 

@@ -7,7 +7,6 @@ on a cluster could not be cancelled any more, and its log goes to the terminal.
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import signal
 import socket
@@ -30,13 +29,6 @@ _OPENED_FOR_SPARK = (
     *("java.util.concurrent", "java.util.concurrent.atomic"),
     *("sun.nio.ch", "sun.nio.cs", "sun.security.action", "sun.util.calendar"),
 )
-# A job whose worker died begins again, without its committed units, unless that happens again and again.
-_FLINK_CONFIG = """\
-restart-strategy.type: failure-rate
-restart-strategy.failure-rate.max-failures-per-interval: 3
-restart-strategy.failure-rate.failure-rate-interval: 5 min
-restart-strategy.failure-rate.delay: 1 s
-"""
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.1
@@ -69,11 +61,11 @@ def start_job_server(runner: str, options: Any, log: Path) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="facemill-job-server-") as folder:
         command, address = _command(runner, options, f"{folder}/artifacts")
-        Path(folder, "config.yaml").write_text(_FLINK_CONFIG, encoding="utf-8")
+        if _listens(address):
+            raise ConfigError(f"--job_port={address.rpartition(':')[2]}: something else listens there")
         with log.open("ab") as sink:
             process = subprocess.Popen(
                 command,
-                env={"FLINK_CONF_DIR": folder, **os.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -105,7 +97,8 @@ def _command(runner: str, options: Any, artifacts: str) -> tuple[list[str], str]
         command, address = server.subprocess_cmd_and_endpoint()
     except Exception as error:  # of the download, which may be refused in many ways
         raise ConfigError(
-            f"cannot get the job server of {runner}: {error}; hand its jar over with --{key}_job_server_jar"
+            f"cannot get the job server of {runner}: {error}; hand its jar over with --{key}_job_server_jar "
+            "(docs/running.md, Jars without the Internet)"
         ) from error
     if shutil.which(command[0]) is None:
         raise ConfigError(f"--runner {runner} needs Java: there is no program called {command[0]}")
@@ -124,14 +117,18 @@ def _dying_with_this() -> Callable[[], None]:
 
 
 def _wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    host, _, port = address.rpartition(":")
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise OutputError(f"the job server ended at once with {process.returncode}; its log is {log}")
-        with socket.socket() as client:
-            client.settimeout(1)
-            if client.connect_ex((host, int(port))) == 0:
-                return
+        if _listens(address):
+            return
         time.sleep(_POLL_SECONDS)
     raise OutputError(f"the job server did not listen within {_START_SECONDS:.0f} s; its log is {log}")
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((host, int(port))) == 0

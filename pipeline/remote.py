@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import difflib
 import logging
 import os
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from facemill.models.errors import ConfigError, OutputError
-from facemill.pipeline.engines import beam_name
-from facemill.pipeline.flink import cancel_jobs, is_embedded
+from facemill.pipeline.beam_options import check_options, parse_options
+from facemill.pipeline.engines import beam_name, runner_key
+from facemill.pipeline.errors import brief, is_worker_death, known_error
+from facemill.pipeline.flink import cancel_jobs, is_embedded, job_ids
 from facemill.pipeline.follow import following
 from facemill.pipeline.job import Job
 from facemill.pipeline.job_server import needs_job_server, start_job_server
 from facemill.pipeline.local import Activity
+from facemill.pipeline.summary import committed_units
 from facemill.pipeline.worker import quieten_logging
 
-_CONNECT_SECONDS = 60.0
-_FOR_EVER_S = 10 * 365 * 86_400
+_MAX_DEATHS = 3  # of a worker, in a row without a unit that was committed meanwhile
 
 
 def run_remote(
@@ -39,6 +39,8 @@ def run_remote(
     err: TextIO,
 ) -> None:
     """Run the graph on the pending units with a Beam runner, and wait for its end unless told to `detach`.
+
+    A job that fails because a worker died is submitted again for what is left, as long as it gets on.
 
     Args:
         job: The run.
@@ -56,174 +58,164 @@ def run_remote(
     quieten_logging()
     with ExitStack() as stack:
         log = stack.enter_context(_logging_to_file(runner))
+        stack.enter_context(_own_temporary_folder())
         arguments = ["--runner", beam_name(runner), *arguments]
-        _take_options(arguments)  # before Beam does, whose complaints are pages long
-        options = _parse_options(arguments)
+        options = parse_options(arguments)
         if needs_job_server(runner, options):
             err.write(f"starting the job server of {runner}; log: {log}\n")
-            endpoint = stack.enter_context(start_job_server(runner, options, log))
-            arguments.append(f"--job_endpoint={endpoint}")
-            options = _parse_options(arguments)
+            arguments.append(f"--job_endpoint={stack.enter_context(start_job_server(runner, options, log))}")
+            options = parse_options(arguments)
+        arguments += check_options(options, arguments, runner)
+        submission = _Submission(job, runner, tuple(arguments), options, log, err)
+        if detach:
+            submission.submit(pending)
+            return
+        with following(job.output, on_activity):
+            _run_to_its_end(submission, pending)
+
+
+def _run_to_its_end(submission: _Submission, pending: frozenset[str]) -> None:
+    num_deaths = 0
+    while pending:
         try:
-            arguments += _check_options(options, arguments, runner)
-            result = _make_pipeline(runner, arguments, job, pending).run()
-            if detach:
-                err.write(f"submitted{_job_id(result)}\n")
-                return
-            with following(job.output, on_activity):
-                state = _wait(result, options)
-        except ConfigError:
+            submission.submit(pending).wait()
+            return
+        except _WorkerDeathError as death:
+            left = pending - committed_units(submission.job.output)
+            num_deaths = 1 if len(left) < len(pending) else num_deaths + 1
+            if num_deaths >= _MAX_DEATHS:
+                raise OutputError(f"{death}; without --runner a picture that kills its worker is found") from death
+            pending = left
+            submission.err.write(f"{death}; the job is submitted again for what is left\n")
+
+
+class _WorkerDeathError(OutputError):
+    """A job failed because a process died under it, so that another attempt may succeed."""
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """All that it takes to submit the job, once or again."""
+
+    job: Job
+    runner: str
+    arguments: tuple[str, ...]
+    options: Any
+    log: Path
+    err: TextIO
+
+    def submit(self, pending: frozenset[str]) -> _RunningJob:
+        """Hand the graph for these units over."""
+        master = self._flink_cluster()
+        try:
+            earlier = job_ids(master) if master else frozenset()
+            running = _RunningJob(self, _make_pipeline(self, pending).run(), master, earlier)
+        except (Exception, SystemExit) as error:  # the latter of Beam's parser
+            raise self.explain(error) from error
+        if running.name:
+            self.err.write(f"submitted{running.name}\n")
+        return running
+
+    def explain(self, error: BaseException) -> Exception:
+        """What a runner's error means in our words; runners raise whatever they please, of gRPC for instance."""
+        if isinstance(error, ConfigError):
+            return error
+        known = known_error(error) if isinstance(error, Exception) else None
+        if known is not None:
+            return type(known)(f"{known}; its log is {self.log}")
+        kind = _WorkerDeathError if is_worker_death(error) else OutputError
+        return kind(f"the job failed on {self.runner}: {brief(error)}; its log is {self.log}")
+
+    def _flink_cluster(self) -> str:
+        """The address of a Flink cluster that runs the job; empty for all else."""
+        from apache_beam.options.pipeline_options import FlinkRunnerOptions
+
+        master = str(self.options.view_as(FlinkRunnerOptions).flink_master)
+        return "" if is_embedded(master) else master
+
+
+@dataclass(frozen=True)
+class _RunningJob:
+    """A job that was submitted."""
+
+    submission: _Submission
+    result: Any
+    flink_cluster: str
+    earlier_jobs: frozenset[str]  # of the Flink cluster
+
+    @property
+    def name(self) -> str:
+        """` as ...` with what Dataflow calls the job, or what facemill calls it elsewhere."""
+        from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+        if not getattr(self.result, "has_job", True):  # a Flex Template's launcher only writes the job down
+            return ""
+        job_id = getattr(self.result, "job_id", None)
+        name = job_id() if callable(job_id) else self.submission.options.view_as(GoogleCloudOptions).job_name
+        return f" as {name}" if name else ""
+
+    def wait(self) -> None:
+        """Wait for the job's end; an interrupt ends the job as well, where the runner can.
+
+        Raises:
+            OutputError: The job failed.
+        """
+        try:
+            state = self.result.wait_until_finish()
+        except KeyboardInterrupt:
+            self._cancel()
             raise
-        except Exception as error:  # runners raise whatever they please, of gRPC for instance
-            raise _explain(error, runner, log) from error
+        except Exception as error:
+            self._cancel()  # a job server that died leaves the job on its cluster
+            raise self.submission.explain(error) from error
         if state not in (None, "DONE"):
-            raise OutputError(f"the job ended on {runner} as {state}; its log is {log}")
+            raise OutputError(f"the job ended on {self.submission.runner} as {state}; its log is {self.submission.log}")
+
+    def _cancel(self) -> None:
+        with contextlib.suppress(Exception):  # some runners cannot cancel, and have errors of their own for it
+            self.result.cancel()
+        if self.flink_cluster:
+            try:
+                cancel_jobs(self.flink_cluster, but=self.earlier_jobs, name=self.name.removeprefix(" as "))
+            except (OSError, ValueError, KeyError) as error:
+                why = f"could not be cancelled at {self.flink_cluster} ({error})"
+                self.submission.err.write(f"warning: the job{self.name} {why}; cancel it there\n")
 
 
-def _parse_options(arguments: Sequence[str]) -> Any:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    return PipelineOptions(list(arguments))
-
-
-def _make_pipeline(runner: str, arguments: Sequence[str], job: Job, pending: frozenset[str]) -> Any:
+def _make_pipeline(submission: _Submission, pending: frozenset[str]) -> Any:
     import apache_beam as beam
 
     from facemill.pipeline.graph import process_units
     from facemill.pipeline.schedule import ReadPlan, pending_rows
 
+    job = submission.job
     try:
-        pipeline = beam.Pipeline(options=_parse_options(arguments))
+        pipeline = beam.Pipeline(options=parse_options(submission.arguments))
     except (ValueError, ImportError, AttributeError) as error:
-        raise ConfigError(f"Beam does not take --runner {runner} with these options: {error}") from error
+        raise ConfigError(f"Beam does not take --runner {submission.runner} with these options: {error}") from error
     units = pipeline | "Plan" >> ReadPlan(job.output, pending_rows(job.output, pending))
     process_units(units, job=job, quarantined={})
     return pipeline
 
 
-def _check_options(options: Any, arguments: Sequence[str], runner: str) -> list[str]:
-    """Refuse an option that nobody knows, which Beam drops without a word, and wait for the job service.
-
-    Returns what is to be added to the arguments.
-
-    Raises:
-        ConfigError: Names the option.
-        OutputError: The job service does not answer.
-    """
-    from apache_beam.options.pipeline_options import PortableOptions
-
-    portable = options.view_as(PortableOptions)
-    endpoint = portable.job_endpoint
-    served: list[str] = []
-    added: list[str] = []
-    if endpoint and endpoint != "embed":
-        served = _served_options(endpoint, min(portable.job_server_timeout, _CONNECT_SECONDS))
-        added.append(f"--job_server_timeout={_FOR_EVER_S}")  # it also ends the watching of jobs that take longer
-    known, unknown = _take_options(arguments, served)
-    if unknown and not _takes_any_options(options):
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"neither facemill nor {runner} knows {unknown[0]}{hint}")
-    return added
-
-
-def _take_options(arguments: Sequence[str], served: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """The names of all options that there are, and the arguments that are none of them.
-
-    Raises:
-        ConfigError: A value that its option does not take, or an option that facemill's jobs do not take.
-    """
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    parser = _OptionsParser(allow_abbrev=False, add_help=False)
-    for part in dict.fromkeys(PipelineOptions.__subclasses__()):
-        part._add_argparse_args(parser)
-    for name in served:
-        with contextlib.suppress(argparse.ArgumentError):  # Beam's Python part knows it already
-            parser.add_argument(f"--{name}")
-    taken, unknown = parser.parse_known_args(list(arguments))
-    if taken.streaming:
-        raise ConfigError("--streaming: facemill's jobs are batch jobs")
-    return [name for action in parser._actions for name in action.option_strings], unknown
-
-
-class _OptionsParser(argparse.ArgumentParser):
-    """Takes Beam's declarations of options, and complains in our own way."""
-
-    def add_value_provider_argument(self, *names: str, **settings: Any) -> None:
-        """As Beam's own parser has it."""
-        self.add_argument(*names, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing all of Beam's options."""
-        raise ConfigError(f"Beam does not take these options: {message}")
-
-
-def _takes_any_options(options: Any) -> bool:
-    """Whether options go to a cluster that says nothing of those it knows."""
-    from apache_beam.options.pipeline_options import FlinkRunnerOptions, SparkRunnerOptions
-
-    return bool(
-        options.view_as(FlinkRunnerOptions).flink_submit_uber_jar
-        or options.view_as(SparkRunnerOptions).spark_submit_uber_jar
-    )
-
-
-def _served_options(endpoint: str, timeout_s: float) -> list[str]:
-    """The names of the options that a job service takes.
-
-    Raises:
-        OutputError: It does not answer.
-    """
-    import grpc
-    from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
-
-    with grpc.insecure_channel(endpoint) as channel:
+@contextmanager
+def _own_temporary_folder() -> Iterator[None]:
+    """Inside the block, what Beam leaves in temporary folders goes to one that is removed at the end."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="facemill-", ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = folder
         try:
-            grpc.channel_ready_future(channel).result(timeout=timeout_s)
-            service = beam_job_api_pb2_grpc.JobServiceStub(channel)
-            described = service.DescribePipelineOptions(beam_job_api_pb2.DescribePipelineOptionsRequest(), timeout=60)
-        except grpc.FutureTimeoutError as error:
-            raise OutputError(f"no job service answers at {endpoint}") from error
-        except grpc.RpcError as error:
-            raise OutputError(f"the job service at {endpoint} does not work: {error}") from error
-    return [option.name for option in described.options]
-
-
-def _wait(result: Any, options: Any) -> Any:
-    """Wait for a job's end; an interrupt ends the job as well, where the runner can."""
-    from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions
-
-    try:
-        return result.wait_until_finish()
-    except KeyboardInterrupt:
-        with contextlib.suppress(Exception):  # some runners cannot cancel, and have errors of their own for it
-            result.cancel()
-        master, name = options.view_as(FlinkRunnerOptions).flink_master, options.view_as(GoogleCloudOptions).job_name
-        if name and not is_embedded(master):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                cancel_jobs(master, name)
-        raise
-
-
-def _explain(error: Exception, runner: str, log: Path) -> Exception:
-    from facemill.pipeline.errors import brief, known_error
-
-    return known_error(error) or OutputError(f"the job failed on {runner}: {brief(error)}; its log is {log}")
-
-
-def _job_id(result: Any) -> str:
-    if not getattr(result, "has_job", True):  # a Flex Template's launcher only writes the job down
-        return ""
-    job_id = getattr(result, "_job_id", None) or getattr(result, "job_id", lambda: "")()
-    return f" as {job_id}" if job_id else ""
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 @contextmanager
 def _logging_to_file(runner: str) -> Iterator[Path]:
     """Inside the block, what Beam and the engine log goes to a file, which stays if the job fails in the block."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    log = Path(tempfile.gettempdir()) / f"facemill-{runner.rsplit('.', 1)[-1].lower()}-{stamp}-{os.getpid()}.log"
+    descriptor, name = tempfile.mkstemp(prefix=f"facemill-{runner_key(runner)}-", suffix=".log")
+    os.close(descriptor)
+    log = Path(name)
     root, of_beam = logging.getLogger(), logging.getLogger("apache_beam")
     before = root.handlers[:], root.level, of_beam.level, threading.excepthook
     handler = logging.FileHandler(log, encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import Config, settle_accelerator
-from facemill.pipeline.engines import check_reachable, check_runner, complete_arguments
+from facemill.pipeline.engines import check_detaching, check_reachable, check_runner, complete_arguments
 from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing, list_inputs
 from facemill.pipeline.local import LocalOutcome, run_local
@@ -100,10 +100,9 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         request = _for_runner(request, request.runner)
     request = replace(request, config=_settle(request))
     listings = _list_all(request)
-    if request.runner is not None:
+    if request.runner is not None:  # before anything is written
         folders = [request.output, *(listing.root for listing in listings)]
-        for warning in check_reachable(request.runner, request.beam_arguments, folders):
-            err.write(f"warning: {warning}\n")
+        check_reachable(request.runner, request.beam_arguments, folders)
     _make_folder(request.output)
     with hold_lock(request.output):
         committed = committed_units(request.output)
@@ -113,6 +112,9 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
             committed -= _forget_failed(request.output, committed)
         pending = plan.pending(committed)
         _check_roots(job, plan, pending)
+        if request.runner is not None:
+            for warning in check_reachable(request.runner, request.beam_arguments, _places(job, plan, pending)):
+                err.write(f"warning: {warning}\n")
         err.write(_opening(plan, len(pending), listings))
         try:
             outcome = _process(request, job, plan, pending, err) if pending else LocalOutcome()
@@ -123,9 +125,8 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         check_tables(request.output, committed, request.config.write.crops)
         account = take_account(request.output, plan, committed)
     if request.detach and pending:
-        out.write(
-            f"{len(pending):,} units are left to the job; facemill run --output {request.output.uri} tells more\n"
-        )
+        again = f"when it has ended, facemill run --output {request.output.uri} counts them and does what is left"
+        out.write(f"{len(pending):,} units are left to the job; {again}\n")
         return RunResult(account, outcome, is_detached=True)
     out.write(format_account(account, request.output, request.config.write.crops) + "\n")
     _tell_losses(outcome, err)
@@ -135,6 +136,8 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
 
 def _for_runner(request: RunRequest, runner: str) -> RunRequest:
     check_runner(runner)
+    if request.detach:
+        check_detaching(runner, request.beam_arguments)
     arguments = complete_arguments(
         runner, request.beam_arguments, num_workers=request.num_workers, options_file=request.beam_options
     )
@@ -257,6 +260,12 @@ def _check_roots(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> No
         root = job.roots[name]
         if root.is_local and not root.exists(""):
             raise ConfigError(f"the input {name} ({root.uri}) is gone; bring it back, then run the same command")
+
+
+def _places(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> list[Folder]:
+    """All folders that workers read from or write to."""
+    roots = [job.roots[name] for name in sorted(plan.roots({name for name, _ in pending}))]
+    return [job.output, *roots, *([job.known_faces] if job.known_faces else [])]
 
 
 def _sweep(output: Folder) -> None:

@@ -75,7 +75,7 @@ def split_shards(
     chosen = [s for s in shards if not s.is_gzipped and (not s.needs_scan or s.source in affordable)]
     for shard in chosen:
         on_split(shard.source)
-    return dict(zip((shard.source for shard in chosen), _split_all(chosen, options.unit_bytes), strict=True))
+    return dict(zip((shard.source for shard in chosen), _split_all(chosen, options.unit_bytes, on_whole), strict=True))
 
 
 def choose_scans(sizes: Sequence[int], whole_bytes: int, scan_bytes: float = math.inf) -> list[int]:
@@ -106,23 +106,29 @@ def _tell_whole(shards: Sequence[LargeShard], why: str, on_whole: Callable[[str]
     on_whole(f"{what}{others}: {why}")
 
 
-def _split_all(shards: Sequence[LargeShard], unit_bytes: int) -> list[list[ShardRange]]:
+def _split_all(
+    shards: Sequence[LargeShard], unit_bytes: int, on_whole: Callable[[str], None]
+) -> list[list[ShardRange]]:
     stop = threading.Event()
     pool = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="split")
     try:
-        return list(pool.map(lambda shard: _split(shard, unit_bytes, stop), shards))
+        return list(pool.map(lambda shard: _split(shard, unit_bytes, stop, on_whole), shards))
     finally:
         stop.set()  # after an interrupt the threads that still read end with their next read
         pool.shutdown(cancel_futures=True)
 
 
-def _split(shard: LargeShard, unit_bytes: int, stop: threading.Event) -> list[ShardRange]:
+def _split(
+    shard: LargeShard, unit_bytes: int, stop: threading.Event, on_whole: Callable[[str], None]
+) -> list[ShardRange]:
     path = split_source(shard.source)[1]
     try:
         with shard.root.fs.open(shard.root.join(path), "rb", block_size=_BLOCK_BYTES) as file:
             return split_shard(cast(BinaryIO, _StoppableFile(file, stop)), shard.kind, unit_bytes)
-    except Exception:  # the libraries behind the stores have errors of their own
-        return []  # the reader meets the same error, and gives the shard its row
+    except Exception as error:  # the libraries behind the stores have errors of their own
+        if not stop.is_set():
+            on_whole(f"{shard.source} stays one unit, as it cannot be looked through: {error}")
+        return []  # if the reader meets the same error, it gives the shard its row
 
 
 class _StoppableFile:

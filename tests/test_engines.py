@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.engines import (
     beam_name,
+    check_detaching,
     check_reachable,
     check_runner,
     complete_arguments,
@@ -88,7 +90,7 @@ def test_spark_on_this_machine_tries_a_task_again() -> None:
 
 
 def test_spark_elsewhere_gets_processes_as_its_machines_have_cores() -> None:
-    options = options_of(complete_arguments("SparkRunner", ["--spark_master_url=spark://host:7077"], num_workers=5))
+    options = options_of(complete_arguments("SparkRunner", ["--spark_master_url=yarn"], num_workers=5))
     assert options["sdk_worker_parallelism"] == "0"
 
 
@@ -144,7 +146,9 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(tmp_pa
 def test_a_mapping_in_the_file_goes_to_beam_as_json(tmp_path: Path) -> None:
     file = tmp_path / "beam.yaml"
     file.write_text("environment_type: PROCESS\nenvironment_config: {command: /w, env: {A: b}}\n")
-    options = options_of(complete_arguments("PortableRunner", [], num_workers=1, options_file=str(file)))
+    options = options_of(
+        complete_arguments("PortableRunner", ["--job_endpoint=h:1"], num_workers=1, options_file=str(file))
+    )
     assert json.loads(options["environment_config"]) == {"command": "/w", "env": {"A": "b"}}
 
 
@@ -193,6 +197,28 @@ def test_dataflow_chooses_its_threads_itself() -> None:
     )
 
 
+def test_a_job_server_that_is_there_knows_its_own_cluster() -> None:
+    options = options_of(complete_arguments("FlinkRunner", ["--job_endpoint=h:1"], num_workers=2))
+    assert options.keys() == {"job_endpoint", "environment_type", "environment_config", "job_name"}
+
+
+def test_a_job_that_ends_with_this_process_cannot_be_left() -> None:
+    for runner in ("FlinkRunner", "SparkRunner", "FnApiRunner"):
+        with pytest.raises(ConfigError, match="--detach: a job on"):
+            check_detaching(runner, ["--parallelism=2"])
+    check_detaching("DataflowRunner", [])
+    check_detaching("FlinkRunner", ["--job_endpoint=h:1"])
+
+
+def test_a_switch_is_turned_off_as_beam_has_it(tmp_path: Path) -> None:
+    file = tmp_path / "beam.yaml"
+    file.write_text("use_public_ips: false\nsave_main_session: true\n")
+    given = ["--project=p", "--region=r", "--temp_location=gs://b/t", "--sdk_container_image=i"]
+    arguments = complete_arguments("DataflowRunner", given, num_workers=1, options_file=str(file))
+    assert {"--no_use_public_ips", "--save_main_session"} <= set(arguments)
+    assert not {"--no_save_main_session", "--use_public_ips"} & set(arguments)
+
+
 def test_a_folder_of_this_machine_is_refused_for_dataflow(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Dataflow's machines cannot reach"):
         check_reachable("DataflowRunner", [], [Folder("memory://there"), Folder(str(tmp_path))])
@@ -207,6 +233,8 @@ def test_a_folder_of_this_machine_is_remarked_for_a_cluster(tmp_path: Path) -> N
         assert str(tmp_path) in warning and "every machine" in warning
     assert check_reachable("SparkRunner", ["--spark_master_url=local[2,4]"], [folder]) == []
     assert len(check_reachable("SparkRunner", ["--spark_master_url=spark://h:1"], [folder])) == 1
+    assert len(check_reachable("PortableRunner", ["--job_endpoint=h:1"], [folder])) == 1
+    assert check_reachable("PortableRunner", ["--job_endpoint=localhost:1"], [folder]) == []
 
 
 def test_a_runner_that_loses_outputs_is_refused() -> None:
@@ -224,9 +252,61 @@ def test_every_preset_holds_options_that_beam_knows() -> None:
         assert set(yaml.safe_load(preset.read_text())) <= known, preset
 
 
+def test_an_option_of_facemill_in_the_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "beam.yaml"
+    file.write_text("parallelism: 3\nrunner: SparkRunner\n")
+    with pytest.raises(ConfigError, match="name runner, which is facemill's own"):
+        complete_arguments("FlinkRunner", [], num_workers=1, options_file=str(file))
+
+
+def test_a_second_runner_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--runner is given twice"):
+        complete_arguments("FlinkRunner", ["--runner=DaskRunner"], num_workers=1)
+
+
+def test_a_port_of_the_job_server_that_is_taken_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "any.jar").write_bytes(b"")
+    with socket.create_server(("localhost", 0)) as other:
+        port = other.getsockname()[1]
+        arguments = [f"--flink_job_server_jar={tmp_path / 'any.jar'}", f"--job_port={port}"]
+        request = RunRequest(
+            [str(tmp_path / "in")],
+            Folder(str(tmp_path / "out")),
+            load_config(),
+            runner="FlinkRunner",
+            beam_arguments=[*arguments, "--job_server_java_launcher=true"],
+        )
+        with pytest.raises(ConfigError, match=f"--job_port={port}: something else listens there"):
+            run(request, out=io.StringIO(), err=io.StringIO())
+
+
+def test_a_job_service_must_be_named() -> None:
+    with pytest.raises(ConfigError, match="also needs --job_endpoint"):
+        complete_arguments("PortableRunner", [], num_workers=1)
+
+
+def test_a_jar_that_is_not_there_or_of_another_runner_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--flink_job_server_jar: there is no file /nope/x\.jar"):
+        complete_arguments("FlinkRunner", ["--flink_job_server_jar=/nope/x.jar"], num_workers=1)
+    with pytest.raises(ConfigError, match="is of another runner; this one takes --spark_job_server_jar"):
+        complete_arguments("SparkRunner", ["--flink_job_server_jar=/nope/x.jar"], num_workers=1)
+
+
+def test_a_spark_master_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no Spark master answers at spark://localhost:1: .*refused"):
+        complete_arguments("SparkRunner", ["--spark_master_url=spark://localhost:1"], num_workers=1)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (
+            'java.lang.X: {\n\tstatus = StatusCode.UNAVAILABLE\n\tdetails = "no one is there"\n>',
+            "RuntimeError: no one is there",
+        ),
+        ("the context is gone\njava.base/java.lang.Thread.run(Thread.java:840)", "RuntimeError: the context is gone"),
         (
             "Pipeline J-1_a failed in state FAILED: org.x.grpc.StatusRuntimeException: "
             "org.x.grpc.StatusRuntimeException: CANCELLED: client cancelled",
