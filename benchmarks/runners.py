@@ -85,11 +85,7 @@ def _pack(work: Path, pictures: Sequence[bytes], num_units: int, num_images: int
 @contextlib.contextmanager
 def _engines(work: Path) -> Iterator[dict[str, Engine]]:
     with contextlib.ExitStack() as stack:
-        endpoint = stack.enter_context(_job_service())
-        found = {
-            "local mode": Engine([]),
-            "PortableRunner, Beam's job service": Engine(["--runner", "PortableRunner", f"--job_endpoint={endpoint}"]),
-        }
+        found = {"local mode": Engine([]), "PortableRunner, one worker": stack.enter_context(_job_service())}
         folder = engines_folder()
         if folder is None or why_no_engines():
             sys.stderr.write(f"without Flink and Spark: {why_no_engines()}\n")
@@ -113,17 +109,32 @@ def _engines(work: Path) -> Iterator[dict[str, Engine]]:
 
 
 @contextlib.contextmanager
-def _job_service() -> Iterator[str]:
+def _job_service() -> Iterator[Engine]:
+    """Beam's own job service, and a pool of workers."""
+    service, pool = _free_port(), _free_port()
+    worker = Path(sys.executable).with_name("facemill-worker")
+    commands = [
+        ["apache_beam.runners.portability.local_job_service_main", f"--port={service}"],
+        ["apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}", f"--container_executable={worker}"],
+    ]
+    processes = [
+        subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in commands
+    ]
+    options = ["--runner", "PortableRunner", f"--job_endpoint=localhost:{service}"]
+    options += ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
+    try:
+        yield Engine(options, [process.pid for process in processes])
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", f"--port={port}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield f"localhost:{port}"
-    finally:
-        process.kill()
-        process.wait()
+        return int(probe.getsockname()[1])
 
 
 def _measure(
