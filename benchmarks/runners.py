@@ -29,7 +29,7 @@ from tqdm import tqdm
 from workload import existing, load_pictures, pack_shard, peak_bytes, run_command
 
 NUM_WORKERS = 2
-FEW, MORE_UNITS, MORE_IMAGES = (40, 5), (200, 1), (40, 20)  # units, images in each
+FEW, MORE_UNITS, MORE_IMAGES = (20, 20), (400, 1), (20, 80)  # units, images in each
 PICTURE_WH = (250, 250)
 _MB = 1e6
 

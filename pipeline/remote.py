@@ -163,23 +163,24 @@ class _RunningJob:
         try:
             state = self.result.wait_until_finish()
         except KeyboardInterrupt:
-            self._cancel()
+            with contextlib.suppress(Exception):  # some runners cannot cancel, and have errors of their own for it
+                self.result.cancel()
+            self._cancel_on_flink()
             raise
         except Exception as error:
-            self._cancel()  # a job server that died leaves the job on its cluster
+            self._cancel_on_flink()  # a job server that died leaves its job there
             raise self.submission.explain(error) from error
         if state not in (None, "DONE"):
             raise OutputError(f"the job ended on {self.submission.runner} as {state}; its log is {self.submission.log}")
 
-    def _cancel(self) -> None:
-        with contextlib.suppress(Exception):  # some runners cannot cancel, and have errors of their own for it
-            self.result.cancel()
-        if self.flink_cluster:
-            try:
-                cancel_jobs(self.flink_cluster, but=self.earlier_jobs, name=self.name.removeprefix(" as "))
-            except (OSError, ValueError, KeyError) as error:
-                why = f"could not be cancelled at {self.flink_cluster} ({error})"
-                self.submission.err.write(f"warning: the job{self.name} {why}; cancel it there\n")
+    def _cancel_on_flink(self) -> None:
+        if not self.flink_cluster:
+            return
+        try:
+            cancel_jobs(self.flink_cluster, but=self.earlier_jobs, name=self.name.removeprefix(" as "))
+        except (OSError, ValueError, KeyError) as error:
+            why = f"could not be cancelled at {self.flink_cluster} ({error})"
+            self.submission.err.write(f"warning: the job{self.name} {why}; cancel it there\n")
 
 
 def _make_pipeline(submission: _Submission, pending: frozenset[str]) -> Any:
