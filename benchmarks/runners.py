@@ -4,7 +4,7 @@
 
 Three archives of the same pictures are run with two workers by every runner, in turns: few units, more units with as
 many images, and as many units with more images. The differences of their wall times, times two workers, are what a
-unit and an image take; the rest is the start. Flink and Spark need the folder that `engines/fetch` makes; the variable
+unit and an image take (of a runner with one worker twice that); the rest is the start. Flink and Spark need the folder that `engines/fetch` makes; the variable
 FACEMILL_ENGINES names it.
 """
 
