@@ -4,8 +4,8 @@
 
 Three archives of the same pictures are run with two workers by every runner, in turns: few units, more units with as
 many images, and as many units with more images. The differences of their wall times, times two workers, are what a
-unit and an image take (of a runner with one worker twice that); the rest is the start. Flink and Spark need the folder that `engines/fetch` makes; the variable
-FACEMILL_ENGINES names it.
+unit and an image take (twice what it takes where there is one worker); the rest is the start. Flink and Spark need the
+folder that `engines/fetch` makes; the variable FACEMILL_ENGINES names it.
 """
 
 from __future__ import annotations
