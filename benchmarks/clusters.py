@@ -181,10 +181,6 @@ class FlinkCluster(_Cluster):
         """The slots that the cluster was started with."""
         return self.num_task_managers * self.slots
 
-    def beam_arguments(self) -> list[str]:
-        """What `facemill run` takes to run here, but for the environment of the workers."""
-        return _flink_arguments(self.folder, self.url, self.parallelism, heap_mb=512)
-
     def add_task_manager(self) -> subprocess.Popen[bytes]:
         """Start one more TaskManager; it offers its slots some seconds later."""
         entry = ["org.apache.flink.runtime.taskexecutor.TaskManagerRunner", "--configDir", str(self._configuration)]
@@ -294,16 +290,6 @@ class SparkCluster(_Cluster):
         return self._java(name, [home / "jars" / "*"], 256, *arguments, environment=environment)
 
 
-def _flink_arguments(folder: Path, master: str, parallelism: int, *, heap_mb: int) -> list[str]:
-    return [
-        "--runner=FlinkRunner",
-        f"--flink_job_server_jar={folder / _FLINK_JAR}",
-        f"--flink_master={master}",
-        f"--parallelism={parallelism}",
-        *(f"--job_server_jvm_properties={option}" for option in (*_JVM, f"-Xmx{heap_mb}m", *_opened())),
-    ]
-
-
 def _spark_arguments(folder: Path, master: str) -> list[str]:
     settings = {
         "spark.driver.host": _HOST,
@@ -312,7 +298,7 @@ def _spark_arguments(folder: Path, master: str) -> list[str]:
         "spark.executor.memory": "512m",
         "spark.executor.extraJavaOptions": " ".join(_JVM),  # Spark adds the opened packages by itself
     }
-    options = [*_JVM, "-Xmx768m", *_opened(), *(f"-D{key}={value}" for key, value in settings.items())]
+    options = [*_JVM, "-Xmx768m", *(f"-D{key}={value}" for key, value in settings.items())]
     return [
         "--runner=SparkRunner",
         f"--spark_job_server_jar={folder / _SPARK_JAR}",

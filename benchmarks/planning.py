@@ -11,19 +11,15 @@ S3-compatible server on loopback, whose log gives the number of requests.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import re
 import resource
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +27,7 @@ from typing import Any, ClassVar
 import fsspec
 import numpy as np
 import pyarrow as pa
+from servers import s3_server
 from workload import measure, pack_shard, run_command
 
 from facemill.pipeline.config import Config, load_config
@@ -262,23 +259,24 @@ def _report_s3_account(num_markers: int, folder: Path) -> None:
     if find_spec("moto") is None or find_spec("s3fs") is None:
         sys.stdout.write("no account on an S3-compatible server, as moto or s3fs is not installed\n")
         return
-    with s3_server(folder / "requests.log") as (endpoint, num_requests):
+    log = folder / "requests.log"
+    with s3_server(log) as endpoint:
         keys = {"key": "key", "secret": "secret", "endpoint_url": endpoint}
         output = Folder("s3://bucket/out", keys)
         output.fs.mkdir("bucket")
         config = load_config()
-        before = num_requests()
+        before = _count_requests(log)
         clock = _Clock()
         for number in range(COMMITTED_UNITS):
             _commit(output, f"unit-{number:06d}", config)
         clock.lap("commit_s")
-        each = {method: count / COMMITTED_UNITS for method, count in (num_requests() - before).items()}
+        each = {method: count / COMMITTED_UNITS for method, count in (_count_requests(log) - before).items()}
         sys.stdout.write(f"requests to commit a unit: {each}\n")
         for unit in ("unit-000000", "unit-nowhere"):
-            before = num_requests()
+            before = _count_requests(log)
             found = output.exists(marker_name(unit))
             sys.stdout.write(f"requests to look for a marker that is {'' if found else 'not '}there: ")
-            sys.stdout.write(f"{dict(num_requests() - before)}\n")
+            sys.stdout.write(f"{dict(_count_requests(log) - before)}\n")
         output.fs.pipe({output.join(name): content for name, content in _committed_files(num_markers)})
         _report_scan(output)
         _report_account(f"{num_markers:,} markers on S3 on loopback", output, num_markers, clock, num_requests)
@@ -324,18 +322,18 @@ def _report_account(
 ) -> None:
     columns = {"unit": [f"unit-{number:06d}" for number in range(num_markers)], "kind": ["tar"] * num_markers}
     plan = Plan(pa.table(columns).append_column("sources", pa.array([[]] * num_markers, pa.list_(pa.binary()))))
-    before = num_requests()
+    before = _count_requests(log)
     clock.lap("making_s")
     committed = committed_units(output)
     clock.lap("finding_s")
-    finding = num_requests() - before
+    finding = _count_requests(log) - before
     check_tables(output, committed, "tar")
     clock.lap("tables_s")
-    tables = num_requests() - before - finding
+    tables = _count_requests(log) - before - finding
     account = take_account(output, plan, committed)
     clock.lap("account_s")
     assert account.num_units == num_markers
-    requests = num_requests() - before - finding - tables
+    requests = _count_requests(log) - before - finding - tables
     commit_ms, commit_cpu_ms = (1000 * lap["commit_s"] / COMMITTED_UNITS for lap in (clock.seconds, clock.cpu))
     sys.stdout.write(f"{what}: committing a unit {commit_ms:.1f} ms ({commit_cpu_ms:.1f} CPU)")
     steps = {"finding the committed units": ("finding_s", finding), "looking for their tables": ("tables_s", tables)}
@@ -344,32 +342,6 @@ def _report_account(
         counted = f", {dict(counts)}" if counts else ""
         sys.stdout.write(f"; {step} {clock.seconds[lap]:.2f} s ({clock.cpu[lap]:.2f} CPU){counted}")
     sys.stdout.write("\n")
-
-
-@contextmanager
-def s3_server(log: Path) -> Iterator[tuple[str, Callable[[], Counter[str]]]]:
-    """A moto server in a process of its own: its address, and what counts the requests that it got, by method."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with log.open("wb") as file:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
-    try:
-        _wait_for(port)
-        yield f"http://127.0.0.1:{port}", lambda: _count_requests(log)
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _wait_for(port: int) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.1)
-    raise RuntimeError("the S3-compatible server does not start")
 
 
 def _count_requests(log: Path) -> Counter[str]:

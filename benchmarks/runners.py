@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from statistics import median
 
 import psutil
 from clusters import FlinkCluster, SparkCluster, children_of, engines_folder, why_no_engines
+from servers import job_service, worker_pool
 from tqdm import tqdm
 from workload import existing, load_pictures, pack_shard, peak_bytes, run_command
 
@@ -110,31 +110,11 @@ def _engines(work: Path) -> Iterator[dict[str, Engine]]:
 
 @contextlib.contextmanager
 def _job_service() -> Iterator[Engine]:
-    """Beam's own job service, and a pool of workers."""
-    service, pool = _free_port(), _free_port()
     worker = Path(sys.executable).with_name("facemill-worker")
-    commands = [
-        ["apache_beam.runners.portability.local_job_service_main", f"--port={service}"],
-        ["apache_beam.runners.worker.worker_pool_main", f"--service_port={pool}", f"--container_executable={worker}"],
-    ]
-    processes = [
-        subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for command in commands
-    ]
-    options = ["--runner", "PortableRunner", f"--job_endpoint=localhost:{service}"]
-    options += ["--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"]
-    try:
-        yield Engine(options, [process.pid for process in processes])
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
+    with job_service() as (endpoint, service), worker_pool(str(worker)) as (pool_address, pool):
+        options = ["--runner", "PortableRunner", f"--job_endpoint={endpoint}"]
+        options += ["--environment_type=EXTERNAL", f"--environment_config={pool_address}"]
+        yield Engine(options, [service.pid, pool.pid])
 
 
 def _measure(

@@ -4,6 +4,7 @@ FacemillError
 ├── ConfigError      the command or the configuration is wrong: stop before any work
 ├── ModelLoadError   the networks cannot be loaded: stop the worker
 ├── OutputError      the output cannot be written: stop the run, what is committed stays valid
+│   └── DamagedOutputError   the output folder cannot be gone on with
 └── BadInputError    one input is at fault: record it and go on with the next
 """
 
@@ -38,6 +39,10 @@ class ModelLoadError(FacemillError):
 
 class OutputError(FacemillError):
     """The output cannot be written, or does not balance."""
+
+
+class DamagedOutputError(OutputError):
+    """The output folder lacks what says how it was made, so that nothing can be added to it."""
 
 
 class BadInputError(FacemillError):

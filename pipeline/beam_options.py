@@ -9,21 +9,28 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.engines import UBER_JARS, parse_arguments
 from facemill.pipeline.errors import brief
+from facemill.pipeline.worker import quieten_logging
 
 _CONNECT_SECONDS = 20.0
 _FOR_EVER_S = 10 * 365 * 86_400
 
 
-def parse_options(arguments: Sequence[str]) -> Any:
-    """Beam's `PipelineOptions`.
+def check_values(arguments: Sequence[str]) -> None:
+    """Refuse what Beam's own options would not take, before anything is written.
 
     Raises:
-        ConfigError: A value that its option does not take, or an option that facemill's jobs do not take.
+        ConfigError: Names the option.
     """
+    quieten_logging()
+    _take(arguments)
+
+
+def parse_options(arguments: Sequence[str]) -> Any:
+    """Beam's `PipelineOptions`; what it would not take has been refused by `check_values`."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    _take(arguments)  # before Beam does, whose complaints are pages long
     return PipelineOptions(list(arguments))
 
 
@@ -46,7 +53,7 @@ def check_options(options: Any, arguments: Sequence[str], runner: str) -> list[s
         served = _served_options(endpoint, min(portable.job_server_timeout, _CONNECT_SECONDS))
         added.append(f"--job_server_timeout={_FOR_EVER_S}")  # it also ends the watching of jobs that take longer
     known, unknown = _take(arguments, served)
-    if unknown and not _takes_any_options(options):
+    if unknown and not UBER_JARS & parse_arguments(arguments).keys():  # a cluster over REST says nothing of its options
         near = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1, cutoff=0.75)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"neither facemill nor {runner} knows {unknown[0]}{hint}")
@@ -103,16 +110,6 @@ class _OptionsParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing all of Beam's options."""
         raise ConfigError(f"Beam does not take these options: {message}")
-
-
-def _takes_any_options(options: Any) -> bool:
-    """Whether options go to a cluster that says nothing of those it knows."""
-    from apache_beam.options.pipeline_options import FlinkRunnerOptions, SparkRunnerOptions
-
-    return bool(
-        options.view_as(FlinkRunnerOptions).flink_submit_uber_jar
-        or options.view_as(SparkRunnerOptions).spark_submit_uber_jar
-    )
 
 
 def _served_options(endpoint: str, timeout_s: float) -> list[Any]:

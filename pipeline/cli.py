@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NoReturn
 
-from facemill.models.errors import ConfigError, FacemillError
+from facemill.models.errors import ConfigError, DamagedOutputError, FacemillError
 
 EXIT_DONE, EXIT_LOST, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except ConfigError as error:
         return _fail(error, EXIT_USAGE)
+    except DamagedOutputError as error:
+        return _fail(error, EXIT_LOST)
     except FacemillError as error:
         return _fail(error, EXIT_LOST, advice)
     except KeyboardInterrupt:

@@ -33,7 +33,11 @@ _BEAM_NAMES = {
 }
 _PRESETS = frozenset({"flink", "spark", "portable", "dataflow"})
 _STAGED = ("setup_file", "extra_package", "extra_packages", "requirements_file")
-_OUR_OWN = frozenset({"runner", "input", "output", "config", "set", "workers", "faces", "beam_options", "detach"})
+_OUR_OWN = frozenset(
+    {"runner", "input", "output", "config", "set", "workers", "faces", "retry_failed", "storage_options"}
+    | {"beam_options", "detach"}
+)
+UBER_JARS = frozenset({"flink_submit_uber_jar", "spark_submit_uber_jar"})  # by these a cluster gets its job over REST
 _OF_ANY_JOB_SERVICE = ("environment_type", "environment_config", "job_name")
 _NEEDED_BY_DATAFLOW = (("project",), ("region",), ("temp_location", "staging_location"))
 _BRING_FACEMILL = (
@@ -79,7 +83,7 @@ def check_reachable(runner: str, arguments: Sequence[str], folders: Iterable[Fol
             f"Dataflow's machines cannot reach {local[0]}, which is a folder of this machine; "
             "put input and output on an object store, such as gs://bucket/folder"
         )
-    if not _is_elsewhere(runner, _parse(arguments)):
+    if not _is_elsewhere(runner, parse_arguments(arguments)):
         return []
     return [f"{', '.join(local)}: every machine of the cluster must see the same folder under this path"]
 
@@ -116,14 +120,14 @@ def complete_arguments(
         ConfigError: The file is no mapping of names; a needed option is missing; the Flink cluster does not answer.
     """
     completed = list(arguments)
-    if "runner" in _parse(completed):
+    if "runner" in parse_arguments(completed):
         raise ConfigError("--runner is given twice")
     if options_file is not None:
         completed += _missing(_read_options(options_file), completed)
     key = runner_key(runner)
     if key not in _PRESETS:
         return completed
-    given = _parse(completed)
+    given = parse_arguments(completed)
     if key == "dataflow":
         _check_dataflow(given)
     elif key == "portable" and "job_endpoint" not in given:
@@ -148,13 +152,19 @@ def check_detaching(runner: str, arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: Names what to do.
     """
-    given = _parse(arguments)
-    lasting = {"job_endpoint", "flink_submit_uber_jar", "spark_submit_uber_jar"}
-    if runner_key(runner) != "dataflow" and not given.keys() & lasting:
+    if runner_key(runner) != "dataflow" and not parse_arguments(arguments).keys() & {"job_endpoint", *UBER_JARS}:
         raise ConfigError(
             f"--detach: a job on {runner} ends with its job server, which runs here; leave --detach out, or name a "
             "job server that stays with --job_endpoint"
         )
+
+
+def starts_job_server(runner: str, arguments: Sequence[str]) -> bool:
+    """Whether jobs for this runner go by way of a Java process that is to be started here."""
+    return runner_key(runner) in ("flink", "spark") and not parse_arguments(arguments).keys() & {
+        "job_endpoint",
+        *UBER_JARS,
+    }
 
 
 def _check_dataflow(given: Mapping[str, str]) -> None:
@@ -233,7 +243,7 @@ def _read_options(file: str) -> dict[str, Any]:
 
 def _missing(options: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
     """`options` as arguments, without those that are among `arguments`."""
-    given = {_plain(name) for name in _parse(arguments)}
+    given = {_plain(name) for name in parse_arguments(arguments)}
     added: list[str] = []
     for name, value in options.items():
         if _plain(name) in given or value is None:
@@ -253,7 +263,7 @@ def _text(value: object) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def _parse(arguments: Sequence[str]) -> dict[str, str]:
+def parse_arguments(arguments: Sequence[str]) -> dict[str, str]:
     """The options by name; of `--name value` and `--name=value` the value, of a bare `--name` nothing."""
     given: dict[str, str] = {}
     for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):

@@ -34,18 +34,6 @@ _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.1
 
 
-def needs_job_server(runner: str, options: Any) -> bool:
-    """Whether jobs for this runner go by way of a Java process that is to be started here."""
-    from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions, SparkRunnerOptions
-
-    if options.view_as(PortableOptions).job_endpoint:
-        return False
-    key = runner_key(runner)
-    return (key == "flink" and not options.view_as(FlinkRunnerOptions).flink_submit_uber_jar) or (
-        key == "spark" and not options.view_as(SparkRunnerOptions).spark_submit_uber_jar
-    )
-
-
 @contextmanager
 def start_job_server(runner: str, options: Any, log: Path) -> Iterator[str]:
     """Start the job server, and yield its address when it listens.

@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from facemill.models.accelerators import describe_engine
-from facemill.models.errors import ConfigError, OutputError
+from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.models.weights import model_files
 from facemill.pipeline.config import Config, first_difference, validate
 from facemill.transforms.ops.layout import MANIFEST
@@ -67,7 +67,7 @@ def read_manifest(output: Folder) -> Manifest | None:
     try:
         return Manifest(**json.loads(output.read_bytes(MANIFEST)))
     except (ValueError, TypeError) as error:
-        raise OutputError(f"{output.join(MANIFEST)} is damaged ({error}); choose a new output folder") from error
+        raise DamagedOutputError(f"{output.join(MANIFEST)} is damaged ({error}); choose a new output folder") from error
 
 
 def configuration_of(output: Folder) -> Config | None:

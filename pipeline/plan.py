@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from facemill.models.errors import ConfigError, OutputError
+from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.listing import Listing
 from facemill.pipeline.splitting import LargeShard, split_shards
 from facemill.transforms.ops.layout import PLAN
@@ -113,7 +113,9 @@ def read_plan(output: Folder) -> Plan:
             for name in plan_files(output)
         ]
     except pa.ArrowInvalid as error:
-        raise OutputError(f"the plan in {output.uri}/{PLAN} is damaged: {error}") from error
+        raise DamagedOutputError(
+            f"the plan in {output.uri}/{PLAN} is damaged ({error}); choose a new output folder"
+        ) from error
     return Plan(pa.concat_tables(tables) if tables else _SCHEMA.empty_table())
 
 

@@ -15,12 +15,12 @@ from typing import Any, TextIO
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.beam_options import check_options, parse_options
-from facemill.pipeline.engines import beam_name, runner_key
+from facemill.pipeline.engines import beam_name, runner_key, starts_job_server
 from facemill.pipeline.errors import brief, is_worker_death, known_error
 from facemill.pipeline.flink import cancel_jobs, is_embedded, job_ids
 from facemill.pipeline.follow import following
 from facemill.pipeline.job import Job
-from facemill.pipeline.job_server import needs_job_server, start_job_server
+from facemill.pipeline.job_server import start_job_server
 from facemill.pipeline.local import Activity
 from facemill.pipeline.summary import committed_units
 from facemill.pipeline.worker import quieten_logging
@@ -61,7 +61,7 @@ def run_remote(
         stack.enter_context(_own_temporary_folder())
         arguments = ["--runner", beam_name(runner), *arguments]
         options = parse_options(arguments)
-        if needs_job_server(runner, options):
+        if starts_job_server(runner, arguments):
             err.write(f"starting the job server of {runner}; log: {log}\n")
             arguments.append(f"--job_endpoint={stack.enter_context(start_job_server(runner, options, log))}")
             options = parse_options(arguments)

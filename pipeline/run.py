@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
 from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.beam_options import check_values
 from facemill.pipeline.config import Config, settle_accelerator
 from facemill.pipeline.engines import check_detaching, check_reachable, check_runner, complete_arguments
 from facemill.pipeline.job import Job
@@ -15,6 +16,7 @@ from facemill.pipeline.listing import Listing, list_inputs
 from facemill.pipeline.local import LocalOutcome, run_local
 from facemill.pipeline.lock import hold_lock
 from facemill.pipeline.manifest import check_same_result, make_manifest, read_manifest
+from facemill.pipeline.output_folder import check_output, check_whole, forget_failed, make_output, sweep_output
 from facemill.pipeline.plan import Plan, append_units, plan_new_inputs, read_plan
 from facemill.pipeline.progress import Progress
 from facemill.pipeline.remote import run_remote
@@ -24,14 +26,10 @@ from facemill.pipeline.summary import (
     check_tables,
     committed_units,
     format_account,
-    read_summaries,
     take_account,
 )
 from facemill.transforms.ops.known_faces import KnownFaces
-from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MANIFEST, MARKERS, PLAN, marker_name
 from facemill.transforms.ops.storage import Folder
-
-_RETRIED_REASONS = frozenset({"read_error", "internal_error", "empty"})
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         OutputError: The output cannot be written or does not balance; what is committed stays valid.
     """
     out, err = out or sys.stdout, err or sys.stderr
-    _check_store(request.output)
+    check_output(request.output)
     if request.runner is None:
         if request.detach or request.beam_options is not None:
             raise ConfigError("--detach and --beam-options go with --runner")
@@ -103,24 +101,25 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     if request.runner is not None:  # before anything is written
         folders = [request.output, *(listing.root for listing in listings)]
         check_reachable(request.runner, request.beam_arguments, folders)
-    _make_folder(request.output)
+    make_output(request.output)
     with hold_lock(request.output):
         committed = committed_units(request.output)
         job, plan = _plan(request, listings, committed, err)
-        _sweep(request.output)
+        sweep_output(request.output)
         if request.retry_failed:
-            committed -= _forget_failed(request.output, committed)
+            committed -= forget_failed(request.output, committed)
         pending = plan.pending(committed)
-        _check_roots(job, plan, pending)
+        roots = _needed_roots(job, plan, pending)
         if request.runner is not None:
-            for warning in check_reachable(request.runner, request.beam_arguments, _places(job, plan, pending)):
+            folders = [job.output, *roots, *([job.known_faces] if job.known_faces else [])]
+            for warning in check_reachable(request.runner, request.beam_arguments, folders):
                 err.write(f"warning: {warning}\n")
         err.write(_opening(plan, len(pending), listings))
         try:
             outcome = _process(request, job, plan, pending, err) if pending else LocalOutcome()
         finally:
             if not request.detach:  # what is half-written then belongs to the job
-                _sweep(request.output)
+                sweep_output(request.output)
         committed = committed_units(request.output)
         check_tables(request.output, committed, request.config.write.crops)
         account = take_account(request.output, plan, committed)
@@ -136,11 +135,12 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
 
 def _for_runner(request: RunRequest, runner: str) -> RunRequest:
     check_runner(runner)
-    if request.detach:
-        check_detaching(runner, request.beam_arguments)
     arguments = complete_arguments(
         runner, request.beam_arguments, num_workers=request.num_workers, options_file=request.beam_options
     )
+    if request.detach:
+        check_detaching(runner, arguments)
+    check_values(arguments)
     # The workers' own folder is another one, so that a relative path would mean another place to each.
     return replace(request, beam_arguments=arguments, output=_absolute(request.output))
 
@@ -178,31 +178,13 @@ def _list_all(request: RunRequest) -> list[Listing]:
     return listings
 
 
-def _check_store(output: Folder) -> None:
-    if not output.uri.strip():
-        raise ConfigError("the output has an empty name; for the folder you are in write .")
-    if "::" in output.uri:  # fsspec would write to what stands before it
-        raise ConfigError(f"cannot use the output {output.uri}: :: in its name is not supported")
-    try:
-        _ = output.path
-    except Exception as error:  # the libraries behind the stores have errors of their own
-        raise ConfigError(f"cannot use the output {output.uri}: {error}") from error
-
-
-def _make_folder(output: Folder) -> None:
-    try:
-        output.make_folder("")
-    except Exception as error:  # the libraries behind the stores have errors of their own
-        raise ConfigError(f"cannot make the output folder {output.uri}: {error}") from error
-
-
 def _plan(request: RunRequest, listings: Sequence[Listing], committed: frozenset[str], err: TextIO) -> tuple[Job, Plan]:
     """Check that the request fits to what the output folder holds, and append units for new inputs."""
     output = request.output
     earlier = read_manifest(output)
     earlier_inputs = earlier.inputs if earlier else {}
     plan = read_plan(output)
-    _check_whole(output, plan, committed, has_manifest=earlier is not None)
+    check_whole(output, plan, committed, has_manifest=earlier is not None)
     if not len(plan) and not listings:
         raise ConfigError(f"{output.uri} holds no run to go on with; name the --input")
     named = name_roots(listings, earlier_inputs)
@@ -234,54 +216,18 @@ def _plan(request: RunRequest, listings: Sequence[Listing], committed: frozenset
     return Job(request.config, roots, output, known_faces), plan
 
 
-def _check_whole(output: Folder, plan: Plan, committed: frozenset[str], *, has_manifest: bool) -> None:
-    """Refuse a folder in which nothing says what its committed units are; a killed run never leaves one.
-
-    Raises:
-        OutputError: Names what is missing.
-    """
-    unplanned = committed - set(plan.names)
-    if unplanned:
-        raise OutputError(
-            f"{output.join(PLAN)} is incomplete: it lacks {min(unplanned)}, which is committed; "
-            "choose a new output folder"
-        )
-    if len(plan) and not has_manifest:
-        raise OutputError(f"{output.join(MANIFEST)} is missing, though units are planned; choose a new output folder")
-
-
-def _check_roots(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> None:
-    """Refuse to write an archive off whose disk is not mounted or whose folder was moved.
+def _needed_roots(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> list[Folder]:
+    """The input roots of pending units; an archive whose disk is not mounted or that was moved is not written off.
 
     Raises:
         ConfigError: Names the input root that is gone.
     """
-    for name in sorted(plan.roots({name for name, _ in pending})):
+    needed = sorted(plan.roots({name for name, _ in pending}))
+    for name in needed:
         root = job.roots[name]
         if root.is_local and not root.exists(""):
             raise ConfigError(f"the input {name} ({root.uri}) is gone; bring it back, then run the same command")
-
-
-def _places(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> list[Folder]:
-    """All folders that workers read from or write to."""
-    roots = [job.roots[name] for name in sorted(plan.roots({name for name, _ in pending}))]
-    return [job.output, *roots, *([job.known_faces] if job.known_faces else [])]
-
-
-def _sweep(output: Folder) -> None:
-    for folder in ("", PLAN, IMAGES, FACES, CROPS, MARKERS):
-        output.sweep(folder)
-    for unit in output.list_names(FILES):
-        output.sweep(f"{FILES}/{unit}")
-
-
-def _forget_failed(output: Folder, committed: frozenset[str]) -> frozenset[str]:
-    """Take back the commit of units with failures that may have been passing; returns their names."""
-    summaries = read_summaries(output, committed)
-    failed = frozenset(s.unit for s in summaries if _RETRIED_REASONS & s.failure_reasons.keys())
-    for unit in failed:
-        output.remove(marker_name(unit))
-    return failed
+    return [job.roots[name] for name in needed]
 
 
 def _opening(plan: Plan, num_pending: int, listings: Sequence[Listing]) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import psutil
 import pytest
 from clusters import FlinkCluster, SparkCluster, children_of, engines_folder, why_no_engines
 from pictures import archive, read_crops, read_table, write_tar
+from servers import job_service, s3_server, worker_pool
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_no_engines()), reason=why_no_engines())]
 
@@ -182,38 +182,10 @@ def spark(spark_cluster: SparkCluster) -> Engine:
 @pytest.fixture(scope="module")
 def portable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Beam's own job service, and a pool of workers."""
-    job_service, pool = free_port(), free_port()
-    commands = [
-        ["apache_beam.runners.portability.local_job_service_main", f"--port={job_service}"],
-        [
-            "apache_beam.runners.worker.worker_pool_main",
-            f"--service_port={pool}",
-            f"--container_executable={Path(sys.executable).with_name('facemill-worker')}",
-        ],
-    ]
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(server(["-m", *command])) for command in commands]
-        for port in (job_service, pool):
-            wait_for_port(port)
-        environment = {"JOB_SERVICE": f"localhost:{job_service}", "WORKER_POOL": f"localhost:{pool}"}
-        yield Engine([], lambda: [process.pid for process in servers], environment)
-
-
-@contextlib.contextmanager
-def server(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process in the background."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
+    worker = Path(sys.executable).with_name("facemill-worker")
+    with job_service() as (endpoint, service), worker_pool(str(worker)) as (pool_address, pool):
+        environment = {"JOB_SERVICE": endpoint, "WORKER_POOL": pool_address}
+        yield Engine([], lambda: [service.pid, pool.pid], environment)
 
 
 def documented_command(name: str) -> str:
@@ -372,20 +344,8 @@ def s3() -> Iterator[dict[str, object]]:
     """How to reach an S3 server of our own on the loopback."""
     pytest.importorskip("s3fs", reason="needs s3fs")
     pytest.importorskip("moto", reason="needs moto's S3 server")
-    port = free_port()
-    with server(["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]):
-        wait_for_port(port)
-        yield {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": f"http://127.0.0.1:{port}"}}
-
-
-def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as client:
-            if client.connect_ex(("localhost", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on port {port}")
+    with s3_server() as address:
+        yield {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": address}}
 
 
 def wait_for_the_end_of_workers(engine: Engine) -> None:

@@ -7,11 +7,13 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,13 @@ def flink_rest(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"localhost:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def start(folder: Path, runner: str, arguments: list[str]) -> None:
+    (folder / "in").mkdir()
+    (folder / "in" / "a.jpg").write_bytes(b"no picture")
+    request = RunRequest([str(folder / "in")], Folder(str(folder / "out")), load_config(), runner=runner)
+    run(replace(request, beam_arguments=arguments), out=io.StringIO(), err=io.StringIO())
 
 
 @pytest.mark.parametrize("name", ["FlinkRunner", "flinkrunner", "Flink", "flink"])
@@ -265,21 +274,12 @@ def test_a_second_runner_is_refused() -> None:
 
 
 def test_a_port_of_the_job_server_that_is_taken_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
     (tmp_path / "any.jar").write_bytes(b"")
     with socket.create_server(("localhost", 0)) as other:
         port = other.getsockname()[1]
         arguments = [f"--flink_job_server_jar={tmp_path / 'any.jar'}", f"--job_port={port}"]
-        request = RunRequest(
-            [str(tmp_path / "in")],
-            Folder(str(tmp_path / "out")),
-            load_config(),
-            runner="FlinkRunner",
-            beam_arguments=[*arguments, "--job_server_java_launcher=true"],
-        )
         with pytest.raises(ConfigError, match=f"--job_port={port}: something else listens there"):
-            run(request, out=io.StringIO(), err=io.StringIO())
+            start(tmp_path, "FlinkRunner", [*arguments, "--job_server_java_launcher=true"])
 
 
 def test_a_job_service_must_be_named() -> None:
@@ -332,53 +332,45 @@ def test_options_for_a_runner_need_a_runner(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--job_port=many", "--streaming"])
-def test_what_beam_would_not_take_is_refused(option: str, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
-    request = RunRequest(
-        [str(tmp_path / "in")],
-        Folder(str(tmp_path / "out")),
-        load_config(),
-        runner="FnApiRunner",
-        beam_arguments=[option],
-    )
+def test_what_beam_would_not_take_is_refused_before_anything_is_written(option: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=option.partition("=")[0]):
-        run(request, out=io.StringIO(), err=io.StringIO())
+        start(tmp_path, "FnApiRunner", [option])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_job_server_that_cannot_start_says_where_its_log_is(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
     jar = tmp_path / "broken.jar"
     jar.write_bytes(b"not a jar")
     arguments = [f"--flink_job_server_jar={jar}", "--job_server_java_launcher=false"]
-    request = RunRequest(
-        [str(tmp_path / "in")],
-        Folder(str(tmp_path / "out")),
-        load_config(),
-        runner="FlinkRunner",
-        beam_arguments=arguments,
-    )
     with pytest.raises(OutputError, match=r"the job server ended at once with 1; its log is .*\.log") as caught:
-        run(request, out=io.StringIO(), err=io.StringIO())
+        start(tmp_path, "FlinkRunner", arguments)
     Path(str(caught.value).rsplit(" ", 1)[-1]).unlink()
 
 
 def test_without_java_that_is_said(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.jpg").write_bytes(b"no picture")
     jar = tmp_path / "any.jar"
     jar.write_bytes(b"")
     arguments = [f"--spark_job_server_jar={jar}", "--job_server_java_launcher=no-such-java"]
-    request = RunRequest(
-        [str(tmp_path / "in")],
-        Folder(str(tmp_path / "out")),
-        load_config(),
-        runner="SparkRunner",
-        beam_arguments=arguments,
-    )
     with pytest.raises(ConfigError, match="needs Java: there is no program called no-such-java"):
-        run(request, out=io.StringIO(), err=io.StringIO())
+        start(tmp_path, "SparkRunner", arguments)
+
+
+@pytest.mark.parametrize("jar", ["directory", "text"])
+def test_what_is_no_jar_is_told(jar: str, tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "text").write_text("no jar")
+    complaint = "there is no file" if jar == "directory" else "the job server ended at once"
+    if jar == "text" and shutil.which("java") is None:
+        pytest.skip("needs Java")
+    with pytest.raises((ConfigError, OutputError), match=complaint):
+        start(tmp_path, "FlinkRunner", [f"--flink_job_server_jar={tmp_path / jar}"])
+
+
+def test_jobs_can_be_left_to_a_service_that_the_file_names(tmp_path: Path) -> None:
+    file = tmp_path / "beam.yaml"
+    file.write_text("job_endpoint: localhost:1\n")
+    arguments = complete_arguments("FlinkRunner", [], num_workers=1, options_file=str(file))
+    check_detaching("FlinkRunner", arguments)
 
 
 def test_a_worker_without_its_engine_ends_with_a_line() -> None:

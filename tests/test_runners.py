@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
 import pytest
 from pictures import archive, read_crops, read_table, write_tar
+from servers import job_service
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
@@ -70,37 +68,12 @@ def test_a_runner_gives_the_same(name: str, shards: Path, expected: Path, tmp_pa
     assert_same(tmp_path / "out", expected)
 
 
-@pytest.fixture
-def job_service() -> Iterator[str]:
-    """Beam's local job service, on a free port of the loopback."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "apache_beam.runners.portability.local_job_service_main", f"--port={port}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for_port(port)
-        yield f"localhost:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as client:
-            if client.connect_ex(("localhost", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on port {port}")
-
-
-def test_portable_runner_gives_the_same(job_service: str, shards: Path, expected: Path, tmp_path: Path) -> None:
+def test_portable_runner_gives_the_same(shards: Path, expected: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "facemill.pipeline.cli", "run", "--input", str(shards)]
     command += ["--output", str(tmp_path / "out"), "--runner", "PortableRunner"]
-    command += [f"--job_endpoint={job_service}", "--environment_type=LOOPBACK"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    with job_service() as (endpoint, _):
+        command += [f"--job_endpoint={endpoint}", "--environment_type=LOOPBACK"]
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert finished.returncode == 0, finished.stderr
     assert_same(tmp_path / "out", expected)
 

@@ -1,0 +1,74 @@
+"""The output folder as a whole: made, found to be whole, swept, and taken back where it failed."""
+
+from __future__ import annotations
+
+from facemill.models.errors import ConfigError, DamagedOutputError
+from facemill.pipeline.plan import Plan
+from facemill.pipeline.summary import read_summaries
+from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MANIFEST, MARKERS, PLAN, marker_name
+from facemill.transforms.ops.storage import Folder
+
+_RETRIED_REASONS = frozenset({"read_error", "internal_error", "empty"})
+
+
+def check_output(output: Folder) -> None:
+    """Refuse an output whose name cannot be meant.
+
+    Raises:
+        ConfigError: Says what is wrong with it.
+    """
+    if not output.uri.strip():
+        raise ConfigError("the output has an empty name; for the folder you are in write .")
+    if "::" in output.uri:  # fsspec would write to what stands before it
+        raise ConfigError(f"cannot use the output {output.uri}: :: in its name is not supported")
+    try:
+        _ = output.path
+    except Exception as error:  # the libraries behind the stores have errors of their own
+        raise ConfigError(f"cannot use the output {output.uri}: {error}") from error
+
+
+def make_output(output: Folder) -> None:
+    """Make the output folder where it is not there.
+
+    Raises:
+        ConfigError: The store refuses.
+    """
+    try:
+        output.make_folder("")
+    except Exception as error:  # the libraries behind the stores have errors of their own
+        raise ConfigError(f"cannot make the output folder {output.uri}: {error}") from error
+
+
+def check_whole(output: Folder, plan: Plan, committed: frozenset[str], *, has_manifest: bool) -> None:
+    """Refuse a folder in which nothing says what its committed units are; a killed run never leaves one.
+
+    Raises:
+        DamagedOutputError: Names what is missing.
+    """
+    unplanned = committed - set(plan.names)
+    if unplanned:
+        raise DamagedOutputError(
+            f"{output.join(PLAN)} is incomplete: it lacks {min(unplanned)}, which is committed; "
+            "choose a new output folder"
+        )
+    if len(plan) and not has_manifest:
+        raise DamagedOutputError(
+            f"{output.join(MANIFEST)} is missing, though units are planned; choose a new output folder"
+        )
+
+
+def sweep_output(output: Folder) -> None:
+    """Remove what interrupted writers left."""
+    for folder in ("", PLAN, IMAGES, FACES, CROPS, MARKERS):
+        output.sweep(folder)
+    for unit in output.list_names(FILES):
+        output.sweep(f"{FILES}/{unit}")
+
+
+def forget_failed(output: Folder, committed: frozenset[str]) -> frozenset[str]:
+    """Take back the commit of units with failures that may have been passing; returns their names."""
+    summaries = read_summaries(output, committed)
+    failed = frozenset(s.unit for s in summaries if _RETRIED_REASONS & s.failure_reasons.keys())
+    for unit in failed:
+        output.remove(marker_name(unit))
+    return failed
