@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -260,23 +261,24 @@ def _report_s3_account(num_markers: int, folder: Path) -> None:
         sys.stdout.write("no account on an S3-compatible server, as moto or s3fs is not installed\n")
         return
     log = folder / "requests.log"
+    num_requests = partial(_count_requests, log)
     with s3_server(log) as endpoint:
         keys = {"key": "key", "secret": "secret", "endpoint_url": endpoint}
         output = Folder("s3://bucket/out", keys)
         output.fs.mkdir("bucket")
         config = load_config()
-        before = _count_requests(log)
+        before = num_requests()
         clock = _Clock()
         for number in range(COMMITTED_UNITS):
             _commit(output, f"unit-{number:06d}", config)
         clock.lap("commit_s")
-        each = {method: count / COMMITTED_UNITS for method, count in (_count_requests(log) - before).items()}
+        each = {method: count / COMMITTED_UNITS for method, count in (num_requests() - before).items()}
         sys.stdout.write(f"requests to commit a unit: {each}\n")
         for unit in ("unit-000000", "unit-nowhere"):
-            before = _count_requests(log)
+            before = num_requests()
             found = output.exists(marker_name(unit))
             sys.stdout.write(f"requests to look for a marker that is {'' if found else 'not '}there: ")
-            sys.stdout.write(f"{dict(_count_requests(log) - before)}\n")
+            sys.stdout.write(f"{dict(num_requests() - before)}\n")
         output.fs.pipe({output.join(name): content for name, content in _committed_files(num_markers)})
         _report_scan(output)
         _report_account(f"{num_markers:,} markers on S3 on loopback", output, num_markers, clock, num_requests)
@@ -322,18 +324,18 @@ def _report_account(
 ) -> None:
     columns = {"unit": [f"unit-{number:06d}" for number in range(num_markers)], "kind": ["tar"] * num_markers}
     plan = Plan(pa.table(columns).append_column("sources", pa.array([[]] * num_markers, pa.list_(pa.binary()))))
-    before = _count_requests(log)
+    before = num_requests()
     clock.lap("making_s")
     committed = committed_units(output)
     clock.lap("finding_s")
-    finding = _count_requests(log) - before
+    finding = num_requests() - before
     check_tables(output, committed, "tar")
     clock.lap("tables_s")
-    tables = _count_requests(log) - before - finding
+    tables = num_requests() - before - finding
     account = take_account(output, plan, committed)
     clock.lap("account_s")
     assert account.num_units == num_markers
-    requests = _count_requests(log) - before - finding - tables
+    requests = num_requests() - before - finding - tables
     commit_ms, commit_cpu_ms = (1000 * lap["commit_s"] / COMMITTED_UNITS for lap in (clock.seconds, clock.cpu))
     sys.stdout.write(f"{what}: committing a unit {commit_ms:.1f} ms ({commit_cpu_ms:.1f} CPU)")
     steps = {"finding the committed units": ("finding_s", finding), "looking for their tables": ("tables_s", tables)}
