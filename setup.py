@@ -6,6 +6,7 @@ from setuptools import setup
 
 FOLDERS = {
     "facemill.pipeline": "pipeline",
+    "facemill.pipeline.commands": "pipeline/commands",
     "facemill.transforms": "transforms",
     "facemill.transforms.ops": "transforms/ops",
     "facemill.models": "models",
@@ -16,7 +17,7 @@ DATAFLOW = ["apache-beam[gcp]>=2.77,<3", "build>=1", "gcsfs>=2024.6", "setuptool
 S3 = ["s3fs>=2024.6"]
 DEMO = ["scikit-image>=0.22", "matplotlib>=3.8"]
 OPENVINO = ["openvino>=2025.0"]
-TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "duckdb>=1", "psutil>=5.9"]
+TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "psutil>=5.9"]
 
 setup(
     name="facemill",
@@ -32,8 +33,10 @@ setup(
     package_data={"facemill.configs": ["*.yaml", "runners/*.yaml"]},
     install_requires=[
         "apache-beam>=2.77,<3",
+        "duckdb>=1.1",
         "filelock>=3.13",
         "fsspec[http]>=2024.6",
+        "jinja2>=3.1.5",
         "joblib>=1.4.2",
         "lz4>=4.3.3",
         "mtcnn==1.0.0",

@@ -7,7 +7,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from facemill.pipeline.cli import EXIT_USAGE, main
+from facemill.pipeline.cli import main
+from facemill.pipeline.commands.arguments import EXIT_USAGE
 
 
 def to_arguments(parameters: Sequence[str]) -> list[str]:

@@ -35,7 +35,8 @@ from cost import main as estimate_main
 from fake_google import BUCKET, DATAFLOW_ENDPOINT, FakeGoogle, serve_google
 from pictures import archive, read_crops, read_table, write_tar
 
-from facemill.pipeline.cli import EXIT_USAGE, main
+from facemill.pipeline.cli import main
+from facemill.pipeline.commands.arguments import EXIT_USAGE
 from facemill.pipeline.config import load_config, preset_names
 from facemill.pipeline.flex_template import launch, to_arguments
 from facemill.pipeline.graph import process_units

@@ -30,6 +30,13 @@ def marker_name(unit: str) -> str:
     return f"{MARKERS}/{unit}.json"
 
 
+def crops_name(unit: str, store: CropStore, template: str = "") -> str:
+    """The tar or Parquet file, or for `files` the folder, of a unit's crops; `template` is empty where it is alone."""
+    folder = FILES if store == "files" else CROPS
+    ending = {"tar": ".tar", "parquet": ".parquet"}.get(store, "")
+    return f"{folder}/{template}/{unit}{ending}" if template else f"{folder}/{unit}{ending}"
+
+
 def crop_key(unit: str, image_index: int, face_index: int) -> str:
     """The name of a crop without its extension: unique in the output, free of dots and slashes, sorted by input."""
     return f"{unit}-{image_index:06d}-{face_index:02d}"

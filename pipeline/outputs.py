@@ -1,0 +1,119 @@
+"""An output folder, read: what made it, its tables, and where its crops lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import duckdb
+import fsspec
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.config import Config, validate
+from facemill.pipeline.manifest import Manifest, read_manifest
+from facemill.pipeline.summary import committed_units
+from facemill.transforms.ops.crop_reading import read_crops
+from facemill.transforms.ops.layout import CropStore, faces_name, images_name
+from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, SCHEMA_VERSION
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder with its committed units, of which alone the tables and crops are read.
+
+    Attributes:
+        folder: The folder.
+        manifest: What made it.
+        units: The names of the committed units, sorted.
+    """
+
+    folder: Folder
+    manifest: Manifest
+    units: tuple[str, ...]
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration that made the folder."""
+        return validate(self.manifest.config)
+
+    @property
+    def store(self) -> CropStore:
+        """How the crops are stored."""
+        return self.config.write.crops
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The names of the templates that the crops were made with."""
+        return (self.config.align.template,)
+
+    def images(self) -> ds.Dataset:
+        """The rows of the inputs, in the order of the units."""
+        return self._dataset([images_name(unit) for unit in self.units], IMAGES_SCHEMA)
+
+    def faces(self) -> ds.Dataset:
+        """The rows of the faces, in the order of the units."""
+        return self._dataset([faces_name(unit) for unit in self.units], FACES_SCHEMA)
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A database in memory with the views `images` and `faces`, which are read as they are asked for."""
+        connection = duckdb.connect()
+        connection.register("images", self.images())
+        connection.register("faces", self.faces())
+        return connection
+
+    def crops(self, unit: str, template: str | None = None) -> Iterator[tuple[str, bytes]]:
+        """Name and encoded bytes of a unit's crops; `template` may be left out where there is one alone.
+
+        Raises:
+            OutputError: They are missing or damaged.
+            ConfigError: There is no such template, or several to choose from.
+        """
+        return read_crops(self.folder, unit, self.store, self._crops_subfolder(template))
+
+    def _crops_subfolder(self, template: str | None) -> str:
+        if template is None and len(self.templates) > 1:
+            raise ConfigError(f"{self.folder.uri} holds crops of {', '.join(self.templates)}; name one with --template")
+        if template is not None and template not in self.templates:
+            raise ConfigError(
+                f"{self.folder.uri} holds no crops of the template {template!r}; there are {', '.join(self.templates)}"
+            )
+        return (template or "") if len(self.templates) > 1 else ""
+
+    def _dataset(self, names: list[str], schema: pa.Schema) -> ds.Dataset:
+        if not names:
+            return ds.dataset(schema.empty_table())
+        paths = [self.folder.join(name) for name in names]
+        try:
+            return ds.dataset(paths, schema=schema, format="parquet", filesystem=_arrow_fs(self.folder.fs))
+        except (OSError, pa.ArrowException) as error:
+            raise OutputError(f"cannot read the tables of {self.folder.uri}: {error}") from error
+
+
+def open_output(folder: Folder) -> Output:
+    """The output folder at `folder`.
+
+    Raises:
+        ConfigError: There is none, or it was made by another version.
+        DamagedOutputError: Its manifest is damaged.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"cannot read {folder.uri}: {error}") from error
+    if manifest is None:
+        raise ConfigError(f"{folder.uri} is no output folder of facemill: it holds no manifest.json")
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{folder.uri} holds tables of version {manifest.schema_version}, this facemill reads version "
+            f"{SCHEMA_VERSION}; run facemill again into a new folder"
+        )
+    return Output(folder, manifest, tuple(sorted(committed_units(folder))))
+
+
+def _arrow_fs(fs: fsspec.AbstractFileSystem) -> PyFileSystem:
+    return PyFileSystem(FSSpecHandler(fs))

@@ -1,0 +1,89 @@
+"""Reading an output folder back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from pictures import archive, read_crops, read_table, write_loose
+
+from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.config import load_config
+from facemill.pipeline.outputs import open_output
+from facemill.pipeline.run import RunRequest, run
+from facemill.transforms.ops.layout import CropStore, marker_name
+from facemill.transforms.ops.storage import Folder
+
+
+@pytest.fixture(scope="module", params=["tar", "files", "parquet", "none"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[CropStore, Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    photos = write_loose(folder / "photos", archive(6))
+    config = load_config(None, [f"write.crops={request.param}", "run.unit_files=3"])
+    run(RunRequest(inputs=[str(photos)], output=Folder(str(folder / "out")), config=config))
+    return request.param, folder / "out"
+
+
+def test_the_tables_are_those_of_the_files(made: tuple[CropStore, Path]) -> None:
+    output = open_output(Folder(str(made[1])))
+    assert sorted(output.faces().to_table().to_pylist(), key=lambda row: row["face_id"]) == read_table(made[1], "faces")
+    assert sorted(output.images().to_table().to_pylist(), key=lambda row: row["image_id"]) == read_table(
+        made[1], "images"
+    )
+
+
+def test_the_crops_are_those_of_the_kept_faces(made: tuple[CropStore, Path]) -> None:
+    output = open_output(Folder(str(made[1])))
+    crops = dict(crop for unit in output.units for crop in output.crops(unit))
+    named = {row["crop"] for row in read_table(made[1], "faces") if row["kept"]} - {None}
+    assert len(named) == (0 if made[0] == "none" else 6)
+    assert crops.keys() == named
+    assert all(content.startswith(b"\xff\xd8") for content in crops.values())
+    if made[0] == "tar":
+        assert crops == read_crops(made[1])
+
+
+def test_the_views_can_be_asked(made: tuple[CropStore, Path]) -> None:
+    connection = open_output(Folder(str(made[1]))).connect()
+    assert connection.execute("select count(*), sum(num_faces) from images").fetchone() == (9, 6)
+    assert connection.execute("select count(*) from faces where kept").fetchone() == (6,)
+
+
+def test_only_committed_units_are_read(made: tuple[CropStore, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(made[1], folder)
+    first = open_output(Folder(str(folder))).units[0]
+    (folder / marker_name(first)).unlink()
+    units = set(open_output(Folder(str(folder))).images().to_table()["unit"].to_pylist())
+    assert len(units) >= 1
+    assert first not in units
+
+
+def test_a_folder_without_a_committed_unit_has_empty_tables(made: tuple[CropStore, Path], tmp_path: Path) -> None:
+    shutil.copy(made[1] / "manifest.json", tmp_path)
+    output = open_output(Folder(str(tmp_path)))
+    assert output.faces().count_rows() == 0
+    assert output.connect().execute("select count(*) from images").fetchone() == (0,)
+
+
+def test_what_is_no_output_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no output folder of facemill: it holds no manifest\.json"):
+        open_output(Folder(str(tmp_path)))
+
+
+def test_another_template_is_refused(made: tuple[CropStore, Path]) -> None:
+    output = open_output(Folder(str(made[1])))
+    with pytest.raises(ConfigError, match="holds no crops of the template 'ffhq256'; there are arcface112"):
+        next(output.crops(output.units[0], "ffhq256"))
+
+
+def test_damaged_crops_are_an_error(made: tuple[CropStore, Path], tmp_path: Path) -> None:
+    if made[0] not in ("tar", "parquet"):
+        pytest.skip("has no file that holds several crops")
+    shutil.copytree(made[1], tmp_path / "out")
+    output = open_output(Folder(str(tmp_path / "out")))
+    path = next((tmp_path / "out" / "crops").glob(f"{output.units[0]}.*"))
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(OutputError, match="cannot read the crops"):
+        list(output.crops(output.units[0]))
