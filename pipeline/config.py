@@ -69,6 +69,14 @@ def load_config(source: str | None = None, settings: Sequence[str] = ()) -> Conf
     return validate(tree)
 
 
+def lay_over(config: Config, settings: Sequence[str]) -> Config:
+    """The configuration with `section.key=value` settings laid over it; raises ConfigError as `load_config`."""
+    tree = config.to_tree()
+    for setting in settings:
+        _overlay(tree, _parse_setting(setting), where=f"--set {setting}")
+    return validate(tree)
+
+
 def settle_accelerator(config: Config) -> Config:
     """The configuration with the accelerator that `auto` means here, after a check that it is there.
 

@@ -17,9 +17,11 @@ class Job:
         roots: The input roots by name.
         output: The output folder.
         known_faces: The table of known faces, if one takes the place of detection.
+        tables: The earlier output folder whose faces are cropped, if they are not to be found.
     """
 
     config: Config
     roots: dict[str, Folder]
     output: Folder
     known_faces: Folder | None = None
+    tables: Folder | None = None

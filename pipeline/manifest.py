@@ -45,6 +45,7 @@ class Manifest:
         inputs: The URI of each input root, by its name.
         engine: What runs the networks: accelerator, provider, package, version, device; of a remote runner only the
             accelerator.
+        tables: The URI of the earlier output whose faces were cropped; empty where they were found anew.
     """
 
     schema_version: int
@@ -54,6 +55,7 @@ class Manifest:
     models: list[dict[str, str]]
     inputs: dict[str, str]
     engine: dict[str, str] = field(default_factory=dict)
+    tables: str = ""
 
     def write(self, output: Folder) -> None:
         """Write it atomically."""
@@ -76,7 +78,7 @@ def configuration_of(output: Folder) -> Config | None:
     return None if manifest is None else validate(manifest.config)
 
 
-def make_manifest(config: Config, inputs: Mapping[str, str], *, runs_here: bool = True) -> Manifest:
+def make_manifest(config: Config, inputs: Mapping[str, str], *, tables: str = "", runs_here: bool = True) -> Manifest:
     """The manifest of a run that starts now, on this machine or on others; `auto` is no accelerator any more.
 
     Raises:
@@ -94,6 +96,7 @@ def make_manifest(config: Config, inputs: Mapping[str, str], *, runs_here: bool 
         models=[asdict(file) for file in model_files()],
         inputs=dict(inputs),
         engine=engine,
+        tables=tables,
     )
 
 
@@ -120,6 +123,8 @@ def check_same_result(earlier: Manifest, now: Manifest, output: Folder) -> list[
             f"{output.uri} holds tables of version {earlier.schema_version}, this facemill writes version "
             f"{now.schema_version}; choose a new output folder"
         )
+    if earlier.tables != now.tables:
+        raise ConfigError(f"{output.uri} was made {_origin(earlier)}, not {_origin(now)}; choose a new output folder")
     difference = first_difference(_result_part(now.config), _result_part(earlier.config))
     if difference is None and earlier.models != now.models:
         difference = "the model files are others"
@@ -140,6 +145,10 @@ def check_same_result(earlier: Manifest, now: Manifest, output: Folder) -> list[
         for name, value, before in changes
         if value != before
     ]
+
+
+def _origin(manifest: Manifest) -> str:
+    return f"by facemill crop {manifest.tables}" if manifest.tables else "by facemill run"
 
 
 def _result_part(tree: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.plan import Plan
 from facemill.pipeline.summary import read_summaries
@@ -25,6 +27,20 @@ def check_output(output: Folder) -> None:
         _ = output.path
     except Exception as error:  # the libraries behind the stores have errors of their own
         raise ConfigError(f"cannot use the output {output.uri}: {error}") from error
+
+
+def check_apart(output: Folder, tables: Folder | None) -> None:
+    """Refuse to write where the tables are read.
+
+    Raises:
+        ConfigError: The two are one folder.
+    """
+    if tables is not None and _place(tables) == _place(output):
+        raise ConfigError(f"the output {output.uri} holds the tables that are to be cropped; choose another folder")
+
+
+def _place(folder: Folder) -> str:
+    return os.path.realpath(folder.path) if folder.is_local else str(folder.fs.unstrip_protocol(folder.path))
 
 
 def make_output(output: Folder) -> None:

@@ -1,11 +1,11 @@
-"""`facemill run`: plan, process what is not committed, account."""
+"""`facemill run` and `facemill crop`: plan, process what is not committed, account."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TextIO
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TextIO
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.beam_options import check_values
@@ -15,12 +15,13 @@ from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing, list_inputs
 from facemill.pipeline.local import LocalOutcome, run_local
 from facemill.pipeline.lock import hold_lock
-from facemill.pipeline.manifest import check_same_result, make_manifest, read_manifest
-from facemill.pipeline.output_folder import check_output, check_whole, forget_failed, make_output, sweep_output
-from facemill.pipeline.plan import Plan, append_units, plan_new_inputs, read_plan
+from facemill.pipeline.output_folder import check_apart, check_output, forget_failed, make_output, sweep_output
+from facemill.pipeline.plan import Plan
+from facemill.pipeline.prepare import prepare
 from facemill.pipeline.progress import Progress
 from facemill.pipeline.remote import run_remote
-from facemill.pipeline.roots import check_disjoint, leave_out, name_roots
+from facemill.pipeline.request import RunRequest
+from facemill.pipeline.roots import leave_out
 from facemill.pipeline.summary import (
     Account,
     check_tables,
@@ -30,35 +31,6 @@ from facemill.pipeline.summary import (
 )
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.storage import Folder
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What the user asked for.
-
-    Attributes:
-        inputs: Folders, globs and files, by path or URI; empty to finish what was planned before.
-        output: The output folder.
-        config: The resolved configuration.
-        num_workers: Processes of the local mode, and of runners that work on this machine.
-        runner: The name of a Beam runner, or None for the local mode.
-        beam_arguments: Options for the Beam runner.
-        beam_options: A YAML file of further options for it.
-        detach: Submit the runner's job without waiting for its end.
-        storage_options: For the input and output file systems.
-        retry_failed: Do units again that hold failures which may have been passing.
-    """
-
-    inputs: Sequence[str]
-    output: Folder
-    config: Config
-    num_workers: int = 1
-    runner: str | None = None
-    beam_arguments: Sequence[str] = ()
-    beam_options: str | None = None
-    detach: bool = False
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
-    retry_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +63,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     """
     out, err = out or sys.stdout, err or sys.stderr
     check_output(request.output)
+    check_apart(request.output, request.tables)
     if request.runner is None:
         if request.detach or request.beam_options is not None:
             raise ConfigError("--detach and --beam-options go with --runner")
@@ -104,14 +77,14 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     make_output(request.output)
     with hold_lock(request.output):
         committed = committed_units(request.output)
-        job, plan = _plan(request, listings, committed, err)
+        job, plan = prepare(request, listings, committed, err)
         sweep_output(request.output)
         if request.retry_failed:
             committed -= forget_failed(request.output, committed)
         pending = plan.pending(committed)
         roots = _needed_roots(job, plan, pending)
         if request.runner is not None:
-            folders = [job.output, *roots, *([job.known_faces] if job.known_faces else [])]
+            folders = [job.output, *roots, *filter(None, (job.known_faces, job.tables))]
             for warning in check_reachable(request.runner, request.beam_arguments, folders):
                 err.write(f"warning: {warning}\n")
         err.write(_opening(plan, len(pending), listings))
@@ -142,11 +115,8 @@ def _for_runner(request: RunRequest, runner: str) -> RunRequest:
         check_detaching(runner, arguments)
     check_values(arguments)
     # The workers' own folder is another one, so that a relative path would mean another place to each.
-    return replace(request, beam_arguments=arguments, output=_absolute(request.output))
-
-
-def _absolute(folder: Folder) -> Folder:
-    return replace(folder, uri=folder.path) if folder.is_local else folder
+    tables = request.tables.absolute() if request.tables else None
+    return replace(request, beam_arguments=arguments, output=request.output.absolute(), tables=tables)
 
 
 def _settle(request: RunRequest) -> Config:
@@ -176,44 +146,6 @@ def _list_all(request: RunRequest) -> list[Listing]:
             raise ConfigError(f"no input at {uri}: it holds no file that could be an image or a shard")
         listings.append(outside)
     return listings
-
-
-def _plan(request: RunRequest, listings: Sequence[Listing], committed: frozenset[str], err: TextIO) -> tuple[Job, Plan]:
-    """Check that the request fits to what the output folder holds, and append units for new inputs."""
-    output = request.output
-    earlier = read_manifest(output)
-    earlier_inputs = earlier.inputs if earlier else {}
-    plan = read_plan(output)
-    check_whole(output, plan, committed, has_manifest=earlier is not None)
-    if not len(plan) and not listings:
-        raise ConfigError(f"{output.uri} holds no run to go on with; name the --input")
-    named = name_roots(listings, earlier_inputs)
-    uris = {**earlier_inputs, **{name: listing.root.uri for name, listing in named.items()}}
-    known = request.config.landmarks.known_faces
-    known_faces = Folder(known, request.storage_options) if known else None
-    if known_faces is not None:
-        KnownFaces(known_faces)  # refuses what is no such table, before the manifest names it
-    manifest = make_manifest(request.config, uris, runs_here=request.runner is None)
-    if earlier is not None:
-        for warning in check_same_result(earlier, manifest, output):
-            err.write(f"warning: {warning}\n")
-    check_disjoint(named, earlier_inputs, plan.known_sizes())
-    units = plan_new_inputs(
-        plan,
-        named,
-        request.config.run,
-        on_split=lambda source: print(f"looking through {source}", file=err),
-        on_whole=lambda message: print(message, file=err),
-    )
-    if earlier is None or earlier.inputs != uris:
-        manifest.write(output)
-    for name in named.keys() - earlier_inputs.keys() if earlier_inputs else ():
-        err.write(f"new input root {name} ({uris[name]}) beside {', '.join(sorted(earlier_inputs))}\n")
-    plan = append_units(output, plan, units)
-    roots = {name: Folder(uri, request.storage_options) for name, uri in uris.items()}
-    if known_faces is not None and request.runner is not None:
-        known_faces = _absolute(known_faces)
-    return Job(request.config, roots, output, known_faces), plan
 
 
 def _needed_roots(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> list[Folder]:

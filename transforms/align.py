@@ -46,20 +46,21 @@ class _AlignFn(beam.DoFn):
         kept = [
             points for points, reason in zip(record.faces.landmarks, record.faces.reasons, strict=True) if not reason
         ]
-        record = self._sharpen(record, kept)
-        assert record.image is not None and record.faces is not None
-        image, grid = record.image, pixel_grid(record)
-        crops = iter(
-            [align_face(image, grid.from_original(p), self._template, border=self._options.border) for p in kept]
-        )
+        crops = iter(self._cut(record, kept) if kept else ())
         faces = dataclasses.replace(
             record.faces, crops=tuple(None if reason else next(crops) for reason in record.faces.reasons)
         )
         return dataclasses.replace(record, faces=faces, image=None, reduction=1, data=None)
 
+    def _cut(self, record: ImageRecord, kept: Sequence[np.ndarray]) -> list[np.ndarray]:
+        record = self._sharpen(record, kept)
+        assert record.image is not None
+        image, grid = record.image, pixel_grid(record)
+        return [align_face(image, grid.from_original(p), self._template, border=self._options.border) for p in kept]
+
     def _sharpen(self, record: ImageRecord, kept: Sequence[np.ndarray]) -> ImageRecord:
         """Decode anew what was reduced so far that a crop would have more pixels than the image."""
-        if record.reduction == 1 or not kept:
+        if record.reduction == 1:
             return record
         scale = max(similarity_scale(estimate_similarity(points, self._template.points)) for points in kept)
         return at_least(record, crop_reduction(scale))

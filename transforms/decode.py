@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import apache_beam as beam
 
 from facemill.models.errors import BadInputError
-from facemill.models.options import DetectorOptions, smallest_face_px
 from facemill.transforms.elements import Batch, Element, apply_step, fail
-from facemill.transforms.ops.decoding import ImageHeader, check_limits, decode_at, read_header
+from facemill.transforms.ops.decoding import check_limits, decode_at, read_header
 from facemill.transforms.ops.options import DecodeOptions
 from facemill.transforms.ops.records import Failure, ImageRecord
-from facemill.transforms.ops.reduction import detection_reduction
+from facemill.transforms.ops.reduction import ReductionRule
 from facemill.transforms.ops.signatures import sniff_format
+
+_CHANGED = Failure("read_error", "the file is another than the one in which its faces were found: its SHA-256 differs")
 
 
 @dataclass
@@ -27,25 +28,25 @@ class DecodeImages(beam.PTransform):
     Args:
         options: Limits of size, and the policy.
         batch_pixels: A batch is closed when its images, in their full size, reach this many pixels.
-        detector: What faces are looked for, which rules how far images may be reduced; None, and all are decoded in
+        reduction: With the policy `reduced`, rules how far each image may be reduced; None, and all are decoded in
             full.
     """
 
     options: DecodeOptions
     batch_pixels: int
-    detector: DetectorOptions | None = None
+    reduction: ReductionRule | None = None
 
     def expand(self, elements: beam.PCollection[Element]) -> beam.PCollection[Element]:
         """PCollection of `Element` -> the same with `image`, `sha256` and the header's fields."""
-        decode = _DecodeFn(self.options, self.batch_pixels, self.detector)
+        decode = _DecodeFn(self.options, self.batch_pixels, self.reduction)
         return elements | "DecodeBatch" >> beam.ParDo(decode).with_output_types(Element)
 
 
 class _DecodeFn(beam.DoFn):
-    def __init__(self, options: DecodeOptions, batch_pixels: int, detector: DetectorOptions | None) -> None:
+    def __init__(self, options: DecodeOptions, batch_pixels: int, reduction: ReductionRule | None) -> None:
         self._options = options
         self._batch_pixels = batch_pixels
-        self._detector = detector if options.policy == "reduced" else None
+        self._reduction = reduction if options.policy == "reduced" else None
 
     def process(self, element: Element) -> Iterator[Element]:
         if not isinstance(element, Batch):
@@ -64,8 +65,13 @@ class _DecodeFn(beam.DoFn):
             yield Batch(element.unit, tuple(records))
 
     def _decode(self, record: ImageRecord) -> ImageRecord:
-        data = record.data or b""
-        hashed = dataclasses.replace(record, sha256=hashlib.sha256(data).hexdigest(), data=None)
+        data = record.data
+        if data is None:
+            return record  # of earlier tables, without a face that is to be cut
+        sha256 = hashlib.sha256(data).hexdigest()
+        if record.sha256 not in (None, sha256):
+            return fail(record, _CHANGED)
+        hashed = dataclasses.replace(record, sha256=sha256, data=None)
         try:
             header = read_header(data)
         except BadInputError as error:
@@ -79,14 +85,10 @@ class _DecodeFn(beam.DoFn):
         )
         try:
             check_limits(header, max_pixels=self._options.max_pixels, min_side_px=self._options.min_side_px)
-            image, reduction = decode_at(data, header, reduction=self._choose_reduction(header))
+            reduction = 1 if self._reduction is None else self._reduction(described)
+            image, reduction = decode_at(data, header, reduction=reduction)
         except BadInputError as error:
             return fail(described, Failure(error.reason, error.message))
         return dataclasses.replace(
             described, image=image, reduction=reduction, data=record.data if reduction > 1 else None
         )
-
-    def _choose_reduction(self, header: ImageHeader) -> int:
-        if self._detector is None:
-            return 1
-        return detection_reduction(smallest_face_px(self._detector, (header.width, header.height)))

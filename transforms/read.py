@@ -12,9 +12,12 @@ from facemill.transforms.elements import Batch, Element, EndOfUnit
 from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.layout import marker_name
 from facemill.transforms.ops.reading import InputRoots, ReadOptions, read_unit
+from facemill.transforms.ops.recalling import recall_unit
 from facemill.transforms.ops.records import ImageRecord
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
+
+_RECORD_BYTES = 1024  # what a record without its file counts
 
 
 @dataclass
@@ -27,6 +30,7 @@ class ReadImages(beam.PTransform):
         output: The output folder, where commit markers are looked up.
         batch_bytes: A batch is closed when its encoded files reach this many bytes.
         quarantined: Positions, by unit, of images that are not to be touched again, as they killed the worker.
+        tables: An earlier output folder with the faces of these units, or None where they are to be found.
     """
 
     roots: InputRoots
@@ -34,10 +38,11 @@ class ReadImages(beam.PTransform):
     output: Folder
     batch_bytes: int
     quarantined: Mapping[str, tuple[int, ...]]
+    tables: Folder | None = None
 
     def expand(self, units: beam.PCollection[Unit]) -> beam.PCollection[Element]:
-        """PCollection of `Unit` -> PCollection of `Element`."""
-        read = _ReadFn(self.roots, self.options, self.output, self.batch_bytes, self.quarantined)
+        """PCollection of `Unit` -> PCollection of `Element`; with `tables`, the `faces` are there as well."""
+        read = _ReadFn(self.roots, self.options, self.output, self.batch_bytes, self.quarantined, self.tables)
         return units | "ReadUnit" >> beam.ParDo(read).with_output_types(Element)
 
 
@@ -49,12 +54,14 @@ class _ReadFn(beam.DoFn):
         output: Folder,
         batch_bytes: int,
         quarantined: Mapping[str, tuple[int, ...]],
+        tables: Folder | None,
     ) -> None:
         self._roots = roots
         self._options = options
         self._output = output
         self._batch_bytes = batch_bytes
         self._quarantined = quarantined
+        self._tables = tables
 
     def process(self, unit: Unit) -> Iterator[Element]:
         if not self._output.exists(marker_name(unit.name)):  # so that a unit that is handed out twice is harmless
@@ -64,11 +71,16 @@ class _ReadFn(beam.DoFn):
         heartbeat.begin_unit()
         started_at = time.time()
         num_images = 0
-        skip = frozenset(self._quarantined.get(unit.name, ()))
-        for records in _batched(read_unit(unit, self._roots, self._options, skip=skip), self._batch_bytes):
+        for records in _batched(self._records(unit), self._batch_bytes):
             num_images += len(records)
             yield Batch(unit.name, records)
         yield EndOfUnit(unit.name, num_images, started_at)
+
+    def _records(self, unit: Unit) -> Iterator[ImageRecord]:
+        skip = frozenset(self._quarantined.get(unit.name, ()))
+        if self._tables is None:
+            return read_unit(unit, self._roots, self._options, skip=skip)
+        return recall_unit(unit, self._tables, self._roots, self._options, skip=skip)
 
 
 def _batched(records: Iterator[ImageRecord], batch_bytes: int) -> Iterator[tuple[ImageRecord, ...]]:
@@ -76,7 +88,7 @@ def _batched(records: Iterator[ImageRecord], batch_bytes: int) -> Iterator[tuple
     num_bytes = 0
     for record in records:
         batch.append(record)
-        num_bytes += record.num_bytes
+        num_bytes += record.num_bytes + _RECORD_BYTES
         if num_bytes >= batch_bytes:
             yield tuple(batch)
             batch, num_bytes = [], 0

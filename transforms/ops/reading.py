@@ -24,7 +24,7 @@ from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit, UnitKind
 
 InputRoots = Mapping[str, Folder]
-_DEADLY = Failure("internal_error", "the worker process died on this image, again and again")
+DEADLY = Failure("internal_error", "the worker process died on this image, again and again")
 _BLOCK_BYTES = 8 << 20  # of a shard on an object store are read at a time; some stores' own default is 50 MB
 LabelRule = Literal["auto", "folder", "column", "none"]
 
@@ -92,7 +92,7 @@ def read_unit(
     members = _loose_files(unit, roots, options) if unit.kind == "files" else _shard_members(unit, roots, options)
     for index, (source, member) in enumerate(members):
         record = _record(index, printable(source), member, _label(unit.kind, member, options.label))
-        yield replace(record, data=None, failure=_DEADLY) if index in skip else record
+        yield replace(record, data=None, failure=DEADLY) if index in skip else record
 
 
 def _record(index: int, source: str, member: Member, label: str | None) -> ImageRecord:

@@ -9,13 +9,17 @@ original: that is its origin.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from facemill.models.options import DetectorOptions, smallest_face_px
+from facemill.transforms.ops.alignment import AlignOptions, estimate_similarity, similarity_scale
 from facemill.transforms.ops.decoding import ImageHeader, decode_at
 from facemill.transforms.ops.jpeg import reduced_size
 from facemill.transforms.ops.records import ImageRecord
+from facemill.transforms.ops.templates import get_template
 from facemill.transforms.ops.turning import TURNS
 
 REDUCTIONS = (8, 4, 2)
@@ -25,6 +29,36 @@ REDUCTIONS = (8, 4, 2)
 _MIN_FACE_PX = 36.0
 # Smaller faces than were asked for are found as well; below this size their points are clearly worse.
 _MIN_CANDIDATE_PX = 27.0
+
+
+class ReductionRule(Protocol):
+    """Tells how far a picture may be reduced."""
+
+    def __call__(self, record: ImageRecord) -> int:
+        """1, 2, 4 or 8, for a record with its width and height."""
+
+
+@dataclass(frozen=True)
+class ForDetection:
+    """As far as the smallest face that is looked for can still be found."""
+
+    detector: DetectorOptions
+
+    def __call__(self, record: ImageRecord) -> int:
+        return detection_reduction(smallest_face_px(self.detector, record.size_wh))
+
+
+@dataclass(frozen=True)
+class ForCrops:
+    """As far as the crops of the kept faces, which are known, need no more pixels."""
+
+    align: AlignOptions
+
+    def __call__(self, record: ImageRecord) -> int:
+        assert record.faces is not None
+        template = get_template(self.align.template)
+        kept = [p for p, reason in zip(record.faces.landmarks, record.faces.reasons, strict=True) if not reason]
+        return crop_reduction(max(similarity_scale(estimate_similarity(points, template.points)) for points in kept))
 
 
 class PixelGrid(NamedTuple):

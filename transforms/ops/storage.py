@@ -8,7 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import fsspec
@@ -43,6 +43,10 @@ class Folder:
     def is_local(self) -> bool:
         """Whether the folder lies on this machine's own file system."""
         return isinstance(self.fs, LocalFileSystem)
+
+    def absolute(self) -> Folder:
+        """The same folder by a name that does not depend on where the process runs."""
+        return replace(self, uri=self.path) if self.is_local else self
 
     def join(self, name: str) -> str:
         """The path of `name` below the folder, as the file system takes it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from facemill.transforms.ops.records import ImageRecord
+from facemill.transforms.ops.records import Faces, Failure, ImageRecord
 
 SCHEMA_VERSION = 1
 
@@ -87,6 +89,38 @@ def image_row(record: ImageRecord, unit: str) -> dict[str, Any]:
         "num_faces": 0 if record.faces is None else len(record.faces),
         "num_kept": num_kept(record),
     }
+
+
+def record_of_row(row: Mapping[str, Any], faces: Sequence[Mapping[str, Any]]) -> ImageRecord:
+    """The reverse of `image_row` and `face_rows`: a record that gives the same rows again."""
+    return ImageRecord(
+        index=0,
+        image_id=row["image_id"],
+        source=row["source"],
+        member=row["member"],
+        label=row["label"],
+        sha256=row["sha256"],
+        format=row["format"],
+        width=row["width"],
+        height=row["height"],
+        exif_orientation=row["exif_orientation"],
+        faces=None if row["status"] == "failed" else _faces_of_rows(faces),
+        failure=Failure(row["reason"], row["message"]) if row["status"] == "failed" else None,
+    )
+
+
+def _faces_of_rows(rows: Sequence[Mapping[str, Any]]) -> Faces:
+    def column(*names: str) -> np.ndarray:
+        return np.array([[row[name] for name in names] for row in rows], np.float32).reshape(-1, len(names))
+
+    return Faces(
+        boxes=column("x1", "y1", "x2", "y2"),
+        scores=column("score")[:, 0],
+        landmarks=np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 5, 2),
+        angles_deg=column("yaw_deg", "pitch_deg", "roll_deg"),
+        interocular_px=column("interocular_px")[:, 0],
+        reasons=tuple(row["reason"] or "" for row in rows),
+    )
 
 
 def face_rows(record: ImageRecord, unit: str, crop_names: tuple[str | None, ...]) -> list[dict[str, Any]]:

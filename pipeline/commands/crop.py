@@ -1,0 +1,64 @@
+"""`facemill crop`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from facemill.pipeline.commands.arguments import EXIT_DONE, EXIT_LOST, GOES_ON, add_storage_options, add_workers
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    crop = commands.add_parser(
+        "crop",
+        help="new crops of the faces of an earlier output, in one or more templates",
+        description="Cut the kept faces of an earlier output folder anew, without detecting again: from the original "
+        "images, of which only those with a kept face are decoded, once for all templates. OUT gets the same tables.",
+        epilog="To keep other faces than the earlier run did: facemill filter. All templates: facemill templates. "
+        "With --runner, all further options go to Beam.",
+    )
+    crop.add_argument("tables", metavar="TABLES", help="the earlier output folder, local or any fsspec URL")
+    crop.add_argument("--output", required=True, metavar="URI", help="a new output folder, local or any fsspec URL")
+    crop.add_argument(
+        "--template",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="T",
+        help="names of templates, or YAML files with templates of your own (default: that of TABLES)",
+    )
+    crop.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="of the sections align, write, decode and run, e.g. write.image_format=png; otherwise as in TABLES",
+    )
+    add_storage_options(crop)
+    add_workers(crop)
+    crop.set_defaults(command=_crop, advice=GOES_ON)
+
+
+def _crop(options: argparse.Namespace, beam_arguments: list[str]) -> int:
+    from facemill.pipeline.crop import crop_config
+    from facemill.pipeline.run import RunRequest, run
+    from facemill.transforms.ops.storage import Folder
+
+    tables = Folder(options.tables, options.storage_options)
+    result = run(
+        RunRequest(
+            inputs=(),
+            tables=tables,
+            output=Folder(options.output, options.storage_options),
+            config=crop_config(tables, templates=options.template, settings=options.settings),
+            num_workers=options.workers,
+            runner=options.runner,
+            beam_arguments=beam_arguments,
+            beam_options=options.beam_options,
+            detach=options.detach,
+            storage_options=options.storage_options,
+        )
+    )
+    return EXIT_DONE if result.is_complete else EXIT_LOST

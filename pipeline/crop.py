@@ -1,0 +1,41 @@
+"""The configuration of `facemill crop`: that of the tables, but for what only the crops depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from facemill.models.errors import ConfigError
+from facemill.pipeline.config import Config, first_difference, lay_over
+from facemill.pipeline.outputs import open_output
+from facemill.transforms.ops.storage import Folder
+
+_OF_CROPS = ("decode", "align", "write", "run")
+
+
+def crop_config(tables: Folder, *, templates: Sequence[str] = (), settings: Sequence[str] = ()) -> Config:
+    """The configuration for crops of the faces in `tables`.
+
+    Args:
+        tables: The earlier output folder.
+        templates: The templates; empty for that of the tables.
+        settings: `section.key=value`, laid over the configuration of the tables.
+
+    Raises:
+        ConfigError: There are no such tables, or a setting is wrong or would ask for other faces.
+    """
+    earlier = open_output(tables).config
+    config = lay_over(earlier, settings)
+    difference = first_difference(_of_faces(config), _of_faces(earlier))
+    if difference is not None:
+        raise ConfigError(
+            f"facemill crop takes the faces as {tables.uri} has them, and {difference}; "
+            "judge.* is changed by facemill filter, all else by a new facemill run"
+        )
+    if config.write.crops == "none":
+        config = replace(config, write=replace(config.write, crops="tar"))
+    return replace(config, align=replace(config.align, template=templates[0])) if templates else config
+
+
+def _of_faces(config: Config) -> dict[str, object]:
+    return {section: values for section, values in config.to_tree().items() if section not in _OF_CROPS}

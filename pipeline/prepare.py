@@ -1,0 +1,118 @@
+"""From a request to the job and the plan: checked against what the output folder holds, and written down there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from facemill.models.errors import ConfigError
+from facemill.pipeline.job import Job
+from facemill.pipeline.listing import Listing
+from facemill.pipeline.manifest import Manifest, check_same_result, make_manifest, read_manifest
+from facemill.pipeline.output_folder import check_whole
+from facemill.pipeline.outputs import open_output
+from facemill.pipeline.plan import Plan, append_units, plan_new_inputs, read_plan
+from facemill.pipeline.request import RunRequest
+from facemill.pipeline.roots import check_disjoint, name_roots
+from facemill.transforms.ops.known_faces import KnownFaces
+from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.units import Unit
+
+
+def prepare(
+    request: RunRequest, listings: Sequence[Listing], committed: frozenset[str], err: TextIO
+) -> tuple[Job, Plan]:
+    """Append units for what is new, and say what every worker must know.
+
+    Raises:
+        ConfigError: The request does not fit to what the output folder holds.
+        DamagedOutputError: The output folder is not whole.
+    """
+    output = request.output
+    earlier = read_manifest(output)
+    plan = read_plan(output)
+    check_whole(output, plan, committed, has_manifest=earlier is not None)
+    source = _NewInputs(request, listings, earlier, plan, err) if request.tables is None else _Tables(request, err)
+    manifest = make_manifest(request.config, source.uris, tables=source.tables_uri, runs_here=request.runner is None)
+    if earlier is not None:
+        for warning in check_same_result(earlier, manifest, output):
+            err.write(f"warning: {warning}\n")
+    units = source.units(plan)
+    if earlier is None or earlier.inputs != source.uris:
+        manifest.write(output)
+    source.tell_new_roots()
+    plan = append_units(output, plan, units)
+    roots = {name: Folder(uri, request.storage_options) for name, uri in source.uris.items()}
+    return Job(request.config, roots, output, source.known_faces, request.tables), plan
+
+
+class _NewInputs:
+    """What `facemill run` starts from: listed inputs."""
+
+    tables_uri = ""
+
+    def __init__(
+        self, request: RunRequest, listings: Sequence[Listing], earlier: Manifest | None, plan: Plan, err: TextIO
+    ) -> None:
+        if not len(plan) and not listings:
+            raise ConfigError(f"{request.output.uri} holds no run to go on with; name the --input")
+        self._request = request
+        self._earlier = earlier.inputs if earlier else {}
+        self._named = name_roots(listings, self._earlier)
+        self._err = err
+        self.uris = {**self._earlier, **{name: listing.root.uri for name, listing in self._named.items()}}
+        self.known_faces = _known_faces(request)
+
+    def units(self, plan: Plan) -> list[Unit]:
+        """Units for the inputs that the plan does not have yet."""
+        check_disjoint(self._named, self._earlier, plan.known_sizes())
+        return plan_new_inputs(
+            plan,
+            self._named,
+            self._request.config.run,
+            on_split=lambda source: print(f"looking through {source}", file=self._err),
+            on_whole=lambda message: print(message, file=self._err),
+        )
+
+    def tell_new_roots(self) -> None:
+        for name in self._named.keys() - self._earlier.keys() if self._earlier else ():
+            self._err.write(f"new input root {name} ({self.uris[name]}) beside {', '.join(sorted(self._earlier))}\n")
+
+
+def _known_faces(request: RunRequest) -> Folder | None:
+    known = request.config.landmarks.known_faces
+    if not known:
+        return None
+    folder = Folder(known, request.storage_options)
+    KnownFaces(folder)  # refuses what is no such table, before the manifest names it
+    return folder if request.runner is None else folder.absolute()
+
+
+class _Tables:
+    """What `facemill crop` starts from: the committed units of an earlier output."""
+
+    known_faces = None
+
+    def __init__(self, request: RunRequest, err: TextIO) -> None:
+        assert request.tables is not None
+        self._tables = request.tables
+        self._err = err
+        source = open_output(self._tables)
+        self._committed = frozenset(source.units)
+        if not self._committed:
+            raise ConfigError(f"{self._tables.uri} holds no committed unit yet; finish that run first")
+        self.uris = source.manifest.inputs
+        self.tables_uri = self._tables.absolute().uri
+
+    def units(self, plan: Plan) -> list[Unit]:
+        """The units that are committed there and are not planned here yet."""
+        there = read_plan(self._tables)
+        left = len(set(there.names) - self._committed)
+        if left:
+            why = "are not committed there, and left out; once they are, the same command does them"
+            self._err.write(f"warning: {left:,} of {len(there):,} units of {self._tables.uri} {why}\n")
+        known = set(plan.names)
+        return list(there.units(name for name in there.names if name in self._committed and name not in known))
+
+    def tell_new_roots(self) -> None:
+        """They were told by the run that made the tables."""

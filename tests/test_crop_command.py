@@ -1,0 +1,217 @@
+"""`facemill crop`: crops of the faces of an earlier output, cut anew."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pictures import archive, read_crops, read_table, write_loose, write_parquet, write_tar, write_zip
+from PIL import Image
+
+from facemill.models.errors import ConfigError
+from facemill.pipeline.config import load_config
+from facemill.pipeline.crop import crop_config
+from facemill.pipeline.run import RunRequest, RunResult, run
+from facemill.transforms.ops.layout import marker_name
+from facemill.transforms.ops.storage import Folder
+
+NUM_PORTRAITS = 8
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photographs in all kinds of shards, and an output of which every second face is kept."""
+    folder = tmp_path_factory.mktemp("found")
+    files = archive(NUM_PORTRAITS)
+    write_loose(folder / "photos", files)
+    write_tar(folder / "photos" / "a.tar", files)
+    write_tar(folder / "photos" / "b.tar.gz", files, "w:gz")
+    write_zip(folder / "photos" / "c.zip", files)
+    write_parquet(folder / "photos" / "d.parquet", files)
+    config = load_config(None, ["run.unit_files=4", "judge.max_pitch_deg=17.1"])
+    made = run(RunRequest(inputs=[str(folder / "photos")], output=Folder(str(folder / "out")), config=config))
+    assert 5 <= made.account.num_kept <= 5 * NUM_PORTRAITS - 5, "some faces are to be kept, and some not"
+    return folder
+
+
+def crop(tables: Path, output: Path, *settings: str, templates: tuple[str, ...] = (), **request: Any) -> RunResult:
+    folder = Folder(str(tables))
+    config = crop_config(folder, templates=templates, settings=settings)
+    return run(RunRequest(inputs=(), tables=folder, output=Folder(str(output)), config=config, **request))
+
+
+def test_the_same_template_gives_the_same_tables_and_crops(found: Path, tmp_path: Path) -> None:
+    result = crop(found / "out", tmp_path / "again", num_workers=2)
+    assert result.is_complete
+    assert result.account.num_images == 5 * (NUM_PORTRAITS + 3)
+    for table in ("images", "faces"):
+        assert read_table(tmp_path / "again", table) == read_table(found / "out", table)
+    crops = read_crops(tmp_path / "again")
+    assert len(crops) == result.account.num_kept > 0
+    assert crops == read_crops(found / "out")
+
+
+def test_only_files_with_a_kept_face_are_opened(found: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "photos"
+    loose = write_loose(copy, archive(NUM_PORTRAITS))
+    run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "out")), config=load_config(None, [])))
+    rows = read_table(tmp_path / "out", "images")
+    unneeded = [loose.parent / row["source"] for row in rows if not row["num_kept"]]
+    assert len(unneeded) == 3
+    for path in unneeded:
+        path.unlink()
+    assert crop(tmp_path / "out", tmp_path / "again").is_complete
+    assert read_table(tmp_path / "again", "images") == rows
+
+
+def test_a_file_that_is_another_now_fails_and_says_so(tmp_path: Path) -> None:
+    loose = write_loose(tmp_path / "photos", archive(3))
+    run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "out")), config=load_config(None, [])))
+    (loose / "person_0/0000.jpg").write_bytes((loose / "person_1/0001.jpg").read_bytes())
+    (loose / "person_2/0002.jpg").unlink()
+    result = crop(tmp_path / "out", tmp_path / "again")
+    rows = {row["image_id"]: row for row in read_table(tmp_path / "again", "images")}
+    changed, gone = rows["photos/person_0/0000.jpg"], rows["photos/person_2/0002.jpg"]
+    assert (changed["status"], changed["reason"], gone["reason"]) == ("failed", "read_error", "read_error")
+    assert "its SHA-256 differs" in changed["message"]
+    assert gone["message"] == "No such file or directory"
+    assert rows["photos/person_1/0001.jpg"]["status"] == "ok"
+    assert result.account.num_kept == result.account.num_crops == 1
+
+
+def test_a_shard_whose_members_have_moved_fails_and_says_so(tmp_path: Path) -> None:
+    files = archive(3)
+    shard = write_tar(tmp_path / "photos" / "a.tar", files)
+    run(RunRequest(inputs=[str(shard)], output=Folder(str(tmp_path / "out")), config=load_config(None, [])))
+    write_tar(shard, {"added/first.jpg": b"x", **files})
+    result = crop(tmp_path / "out", tmp_path / "again")
+    failed = [row for row in read_table(tmp_path / "again", "images") if "has changed" in (row["message"] or "")]
+    assert len(failed) == 3
+    assert result.account.num_crops == 0
+
+
+def test_it_goes_on_where_it_was_interrupted(found: Path, tmp_path: Path) -> None:
+    crop(found / "out", tmp_path / "again")
+    before = read_crops(tmp_path / "again")
+    markers = sorted((tmp_path / "again" / "_units").iterdir())
+    untouched = markers[0].stat().st_mtime_ns
+    markers[-1].unlink()
+    err = io.StringIO()
+    folder = Folder(str(found / "out"))
+    request = RunRequest(inputs=(), tables=folder, output=Folder(str(tmp_path / "again")), config=crop_config(folder))
+    assert run(request, err=err).is_complete
+    assert f"{len(markers) - 1} committed, 1 to do" in err.getvalue()
+    assert markers[0].stat().st_mtime_ns == untouched
+    assert read_crops(tmp_path / "again") == before
+
+
+def test_units_that_are_committed_later_are_done_by_the_same_command(tmp_path: Path) -> None:
+    loose = write_loose(tmp_path / "photos", archive(6))
+    config = load_config(None, ["run.unit_files=3"])
+    request = RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "out")), config=config)
+    run(request)
+    marker = tmp_path / "out" / marker_name("unit-000000")
+    content = marker.read_bytes()
+    marker.unlink()
+    partly = crop(tmp_path / "out", tmp_path / "again")
+    marker.write_bytes(content)
+    whole = crop(tmp_path / "out", tmp_path / "again")
+    assert 0 < partly.account.num_units < whole.account.num_units
+    assert read_crops(tmp_path / "again") == read_crops(tmp_path / "out")
+
+
+def test_other_crops_of_the_same_faces(found: Path, tmp_path: Path) -> None:
+    crop(found / "out", tmp_path / "png", "write.image_format=png", "write.crops=files", "align.border=white")
+    pictures = sorted((tmp_path / "png" / "files").rglob("*.png"))
+    kept = [row for row in read_table(tmp_path / "png", "faces") if row["kept"]]
+    assert len(pictures) == len(kept) > 0
+    assert {row["crop"] for row in kept} == {path.name for path in pictures}
+    lossless = {path.stem: np.asarray(Image.open(path)) for path in pictures}
+    for name, content in read_crops(found / "out").items():
+        lossy = np.asarray(Image.open(io.BytesIO(content)), np.int16)
+        assert np.abs(lossy - lossless[name.removesuffix(".jpg")]).mean() < 4
+
+
+def test_tables_without_crops_get_some(tmp_path: Path) -> None:
+    loose = write_loose(tmp_path / "photos", archive(2))
+    config = load_config(None, ["write.crops=none"])
+    run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "out")), config=config))
+    assert not (tmp_path / "out" / "crops").exists()
+    assert crop(tmp_path / "out", tmp_path / "again").account.num_crops == 2
+
+
+def test_large_photographs_are_reduced_as_the_policy_says(tmp_path: Path) -> None:
+    from pictures import astronaut, jpeg
+
+    large = np.asarray(Image.fromarray(astronaut()).resize((2048, 2048), Image.Resampling.BICUBIC))
+    photos = write_loose(tmp_path / "photos", {"a.jpg": jpeg(large)})
+    config = load_config(None, ["detect.min_face_size_px=200"])
+    run(RunRequest(inputs=[str(photos)], output=Folder(str(tmp_path / "out")), config=config))
+    crop(tmp_path / "out", tmp_path / "full", "write.image_format=png")
+    crop(tmp_path / "out", tmp_path / "reduced", "write.image_format=png", "decode.policy=reduced")
+    full, reduced = read_crops(tmp_path / "full"), read_crops(tmp_path / "reduced")
+    assert full.keys() == reduced.keys()
+    assert len(full) == 1
+    pixels = [np.asarray(Image.open(io.BytesIO(content)), np.int16) for c in (full, reduced) for content in c.values()]
+    difference = np.abs(pixels[0] - pixels[1])
+    assert 0 < difference.mean() < 1.5  # other pixels, of the same face in the same place
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["judge.max_yaw_deg=5"], r"takes the faces as .* has them, and judge\.max_yaw_deg is 5\.0 now"),
+        (["detect.min_face_size_px=40"], r"detect\.min_face_size_px is 40\.0 now"),
+        (["align.nose=1"], r"unknown key align\.nose"),
+        (["write.jpeg_quality=0"], r"jpeg_quality must lie in \[1, 100\]"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(found: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        crop_config(Folder(str(found / "out")), settings=settings)
+
+
+def test_the_folder_of_the_tables_is_no_output(found: Path) -> None:
+    with pytest.raises(ConfigError, match="holds the tables that are to be cropped"):
+        crop(found / "out", found / "photos" / ".." / "out")
+
+
+def test_crops_of_other_tables_do_not_go_into_the_same_folder(found: Path, tmp_path: Path) -> None:
+    loose = write_loose(tmp_path / "photos", archive(2))
+    config = load_config(None, ["run.unit_files=4", "judge.max_pitch_deg=17.1"])
+    run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "out")), config=config))
+    crop(tmp_path / "out", tmp_path / "again")
+    with pytest.raises(ConfigError, match=r"was made by facemill crop .*, not by facemill crop"):
+        crop(found / "out", tmp_path / "again")
+    with pytest.raises(ConfigError, match=r"was made by facemill crop .*, not by facemill run"):
+        run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "again")), config=config))
+
+
+def test_an_output_without_a_unit_is_refused(tmp_path: Path, found: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_bytes((found / "out" / "manifest.json").read_bytes())
+    with pytest.raises(ConfigError, match="holds no committed unit yet"):
+        crop(tmp_path / "out", tmp_path / "again")
+
+
+def test_the_command(found: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "facemill.pipeline.cli", "crop", str(found / "out")]
+    arguments = ["--output", "again", "--template", "arcface112", "--set", "write.jpeg_quality=80", "--workers", "1"]
+    done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "crops: crops/*.tar" in done.stdout
+    manifest = json.loads((tmp_path / "again" / "manifest.json").read_text())
+    assert manifest["config"]["write"]["jpeg_quality"] == 80
+    assert manifest["tables"] == os.path.realpath(found / "out")
+    refused = subprocess.run([*command[:-1], "nowhere", "--output", "x"], capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "facemill: nowhere is no output folder of facemill: it holds no manifest.json\n",
+    )
