@@ -305,7 +305,8 @@ class TestFailures:
     def test_an_unexpected_exception_costs_one_image_and_is_logged(
         self, step: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        fields: dict[str, Any] = {"faces": faces_at(), "candidates": np.zeros((0, 4), np.float32), "data": b"left"}
+        faces = dataclasses.replace(faces_at(ARCFACE), reasons=("",))
+        fields: dict[str, Any] = {"faces": faces, "candidates": np.zeros((0, 4), np.float32), "data": b"left"}
         without_pixels = record(0, **fields)
         fine = record(1, image=np.zeros((112, 112, 3), np.uint8), **fields)
         with caplog.at_level(logging.ERROR):

@@ -17,7 +17,7 @@ from facemill.transforms.ops.records import ImageRecord
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
 
-_RECORD_BYTES = 1024  # what a record without its file counts
+_MAX_RECORDS = 4096  # of a batch, as there are some without a file
 
 
 @dataclass
@@ -88,8 +88,8 @@ def _batched(records: Iterator[ImageRecord], batch_bytes: int) -> Iterator[tuple
     num_bytes = 0
     for record in records:
         batch.append(record)
-        num_bytes += record.num_bytes + _RECORD_BYTES
-        if num_bytes >= batch_bytes:
+        num_bytes += record.num_bytes
+        if num_bytes >= batch_bytes or len(batch) == _MAX_RECORDS:
             yield tuple(batch)
             batch, num_bytes = [], 0
     if batch:
