@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from facemill.models.errors import ConfigError
@@ -32,7 +32,9 @@ def prepare(
     earlier = read_manifest(output)
     plan = read_plan(output)
     check_whole(output, plan, committed, has_manifest=earlier is not None)
-    source = _NewInputs(request, listings, earlier, plan, err) if request.tables is None else _Tables(request, err)
+    source = (
+        _NewInputs(request, listings, earlier, plan, err) if request.tables is None else _Tables(request, earlier, err)
+    )
     manifest = make_manifest(request.config, source.uris, tables=source.tables_uri, runs_here=request.runner is None)
     if earlier is not None:
         for warning in check_same_result(earlier, manifest, output):
@@ -93,7 +95,7 @@ class _Tables:
 
     known_faces = None
 
-    def __init__(self, request: RunRequest, err: TextIO) -> None:
+    def __init__(self, request: RunRequest, earlier: Manifest | None, err: TextIO) -> None:
         assert request.tables is not None
         self._tables = request.tables
         self._err = err
@@ -101,7 +103,8 @@ class _Tables:
         self._committed = frozenset(source.units)
         if not self._committed:
             raise ConfigError(f"{self._tables.uri} holds no committed unit yet; finish that run first")
-        self.uris = source.manifest.inputs
+        there, here = source.manifest.inputs, earlier.inputs if earlier else {}
+        self.uris = {**there, **here, **_moved(request.moved, there)}
         self.tables_uri = self._tables.absolute().uri
 
     def units(self, plan: Plan) -> list[Unit]:
@@ -116,3 +119,11 @@ class _Tables:
 
     def tell_new_roots(self) -> None:
         """They were told by the run that made the tables."""
+
+
+def _moved(moved: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """The new URIs, such that they do not depend on where the process runs."""
+    unknown = sorted(moved.keys() - known.keys())
+    if unknown:
+        raise ConfigError(f"--moved names the input {unknown[0]!r}, and TABLES has {', '.join(sorted(known))}")
+    return {name: Folder(uri).absolute().uri for name, uri in moved.items()}

@@ -26,6 +26,7 @@ class RunRequest:
         storage_options: For the input and output file systems.
         retry_failed: Do units again that hold failures which may have been passing.
         tables: An earlier output folder whose kept faces are cropped anew; it takes the place of the inputs.
+        moved: Where input roots of `tables` lie now, by their name.
     """
 
     inputs: Sequence[str]
@@ -39,3 +40,4 @@ class RunRequest:
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     retry_failed: bool = False
     tables: Folder | None = None
+    moved: Mapping[str, str] = field(default_factory=dict)

@@ -194,6 +194,20 @@ def test_crops_of_other_tables_do_not_go_into_the_same_folder(found: Path, tmp_p
         run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "again")), config=config))
 
 
+def test_an_archive_that_was_moved(tmp_path: Path) -> None:
+    loose = write_loose(tmp_path / "photos", archive(2))
+    run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "out")), config=load_config()))
+    loose.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"the input photos \(.*\) is gone"):
+        crop(tmp_path / "out", tmp_path / "again")
+    with pytest.raises(ConfigError, match="--moved names the input 'picures', and TABLES has photos"):
+        crop(tmp_path / "out", tmp_path / "again", moved={"picures": str(tmp_path / "elsewhere")})
+    assert crop(tmp_path / "out", tmp_path / "again", moved={"photos": str(tmp_path / "elsewhere")}).is_complete
+    (tmp_path / "again" / marker_name("unit-000000")).unlink()
+    assert crop(tmp_path / "out", tmp_path / "again").is_complete
+    assert read_crops(tmp_path / "again") == read_crops(tmp_path / "out")
+
+
 def test_an_output_without_a_unit_is_refused(tmp_path: Path, found: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_bytes((found / "out" / "manifest.json").read_bytes())

@@ -60,7 +60,7 @@ def test_an_image_that_kills_its_worker_costs_itself_alone(tmp_path: Path) -> No
 @pytest.mark.usefixtures("deadly_codec")
 def test_an_image_on_which_a_worker_hangs_is_given_up(tmp_path: Path) -> None:
     files = GOOD | {"3-slow.jpg": portrait(9) + b"HANGS"}
-    result = start(files, tmp_path, "run.stall_seconds=5", "run.max_worker_deaths=1")
+    result = start(files, tmp_path, "run.stall_seconds=10", "run.max_worker_deaths=1")
     assert result.is_complete
     assert result.outcome.num_deaths == 1
     failed = [row["image_id"] for row in read_table(tmp_path / "out", "images") if row["status"] == "failed"]

@@ -65,6 +65,14 @@ def mapping(text: str) -> dict[str, Any]:
     return value
 
 
+def pair(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`, neither of them empty."""
+    name, _, value = text.partition("=")
+    if not (name and value):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    return name, value
+
+
 def num_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

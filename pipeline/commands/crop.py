@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE, EXIT_LOST, GOES_ON, add_storage_options, add_workers
+from facemill.pipeline.commands.arguments import (
+    EXIT_DONE,
+    EXIT_LOST,
+    GOES_ON,
+    add_storage_options,
+    add_workers,
+    pair,
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -36,6 +43,14 @@ def add_parser(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="of the sections align, write, decode and run, e.g. write.image_format=png; otherwise as in TABLES",
     )
+    crop.add_argument(
+        "--moved",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="NAME=URI",
+        help="where an input folder of TABLES lies now; NAME is what image_id begins with",
+    )
     add_storage_options(crop)
     add_workers(crop)
     crop.set_defaults(command=_crop, advice=GOES_ON)
@@ -59,6 +74,7 @@ def _crop(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             beam_options=options.beam_options,
             detach=options.detach,
             storage_options=options.storage_options,
+            moved=dict(options.moved),
         )
     )
     return EXIT_DONE if result.is_complete else EXIT_LOST
