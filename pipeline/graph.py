@@ -33,6 +33,6 @@ def process_units(
         | "Detect" >> detect
         | "Landmarks" >> LocateLandmarks(config.detect, config.landmarks.relocate)
         | "Judge" >> JudgeFaces(config.judge)
-        | "Align" >> AlignFaces(config.align)
-        | "Write" >> WriteUnit(job.output, config.write, config.fingerprint)
+        | "Align" >> AlignFaces(config.align, config.write)
+        | "Write" >> WriteUnit(job.output, config.write, config.fingerprint, config.align.templates)
     )

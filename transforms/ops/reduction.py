@@ -39,6 +39,13 @@ class PixelGrid(NamedTuple):
             return points
         return (np.asarray(points, dtype=np.float64) + 0.5 - self.origin_xy) / self.reduction - 0.5
 
+    def matrix_from_original(self, matrix: np.ndarray) -> np.ndarray:
+        """A (2, 3) matrix that takes px of the original -> the same for px of the picture."""
+        if self.reduction == 1:
+            return matrix
+        corner = (self.reduction - 1) / 2 + np.array(self.origin_xy)  # the first pixel's centre
+        return np.column_stack([matrix[:, :2] * self.reduction, matrix[:, 2] + matrix[:, :2] @ corner])
+
     def to_corner(self, coordinates: np.ndarray) -> np.ndarray:
         """Boxes (N, 4) or points (..., 2), px of the original -> px of the same size, but from the picture's corner."""
         return self._shift(coordinates, -1)
