@@ -18,6 +18,7 @@ from PIL import Image
 from facemill.models.errors import ConfigError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.crop import crop_config
+from facemill.pipeline.outputs import open_output
 from facemill.pipeline.run import RunRequest, RunResult, run
 from facemill.transforms.ops.layout import marker_name
 from facemill.transforms.ops.storage import Folder
@@ -137,6 +138,24 @@ def test_other_crops_of_the_same_faces(found: Path, tmp_path: Path) -> None:
     for name, content in read_crops(found / "out").items():
         lossy = np.asarray(Image.open(io.BytesIO(content)), np.int16)
         assert np.abs(lossy - lossless[name.removesuffix(".jpg")]).mean() < 4
+
+
+def test_several_templates_from_one_decoded_image(found: Path, tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("mine: {size: [60, 50], points: [[20, 20], [40, 20], [30, 28], [22, 36], [38, 36]]}\n")
+    result = crop(found / "out", tmp_path / "many", templates=("arcface112", "ffhq256", str(own)))
+    assert result.account.num_crops == 3 * result.account.num_kept > 0
+    several = open_output(Folder(str(tmp_path / "many")))
+    cut = {
+        name: dict(crop for unit in several.units for crop in several.crops(unit, name)) for name in several.templates
+    }
+    assert cut.keys() == {"arcface112", "ffhq256", "mine"}
+    assert cut["arcface112"] == read_crops(found / "out")
+    assert all(crops.keys() == cut["arcface112"].keys() for crops in cut.values())
+    sizes = {name: {Image.open(io.BytesIO(content)).size for content in crops.values()} for name, crops in cut.items()}
+    assert sizes == {"arcface112": {(112, 112)}, "ffhq256": {(256, 256)}, "mine": {(60, 50)}}
+    crop(tmp_path / "many", tmp_path / "third", templates=("mine",))
+    assert read_crops(tmp_path / "third") == cut["mine"]
 
 
 def test_tables_without_crops_get_some(tmp_path: Path) -> None:

@@ -22,17 +22,21 @@ from facemill.transforms.elements import Batch, Element
 from facemill.transforms.judge import _JudgeFn
 from facemill.transforms.landmarks import _LandmarksFn
 from facemill.transforms.ops.alignment import AlignOptions
+from facemill.transforms.ops.crops import WriteOptions
 from facemill.transforms.ops.decoding import ImageHeader, decode_at, read_header
 from facemill.transforms.ops.options import DecodeOptions
 from facemill.transforms.ops.records import ImageRecord
 from facemill.transforms.ops.reduction import (
+    ForDetection,
     PixelGrid,
-    crop_reduction,
+    crops_reduction,
     detection_reduction,
     landmark_reduction,
     pixel_grid,
 )
 from facemill.transforms.ops.verdict import JudgeOptions
+
+PNG = WriteOptions(image_format="png")
 
 # EXIF 2.32, tag 0x0112: how a picture is to be stored so that a reader turns it upright.
 STORE = {
@@ -64,13 +68,20 @@ def record_of(data: bytes, index: int = 0) -> ImageRecord:
     return ImageRecord(index, f"in/{index}.jpg", f"in/{index}.jpg", "", data=data, num_bytes=len(data))
 
 
+def crops_of(record: ImageRecord) -> list[np.ndarray]:
+    assert record.faces is not None
+    return [
+        np.asarray(Image.open(io.BytesIO(content))) for contents in record.faces.crops for content in contents or ()
+    ]
+
+
 def steps(policy: Any, detector: DetectorOptions) -> list[DoFn]:
     chain = [
-        _DecodeFn(DecodeOptions(policy=policy), 1 << 22, detector),
+        _DecodeFn(DecodeOptions(policy=policy), 1 << 22, ForDetection(detector)),
         _DetectFn(detector),
         _LandmarksFn(detector, False),
         _JudgeFn(JudgeOptions()),
-        _AlignFn(AlignOptions()),
+        _AlignFn(AlignOptions(), PNG),
     ]
     for step in chain:
         step.setup()
@@ -125,7 +136,12 @@ def test_the_smallest_candidate_rules_what_its_points_are_placed_in(sides_px: tu
 
 @pytest.mark.parametrize(("scale", "expected"), [(3.0, 1), (0.51, 1), (0.5, 2), (0.25, 4), (0.126, 4), (0.01, 8)])
 def test_a_crop_is_never_larger_than_what_it_is_cut_from(scale: float, expected: int) -> None:
-    assert crop_reduction(scale) == expected
+    small, large = (np.array([[size, 0, 3], [0, size, 4]]) for size in (scale / 2, scale))
+    assert crops_reduction([None, (small,), (small, large)]) == expected
+
+
+def test_without_a_crop_nothing_is_needed() -> None:
+    assert crops_reduction([None]) == crops_reduction([]) == 8
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
@@ -224,9 +240,7 @@ def test_faces_and_crops_of_a_reduced_picture_are_those_of_the_full_one(orientat
     assert np.abs(shifts).max() < 0.06 * eye_distance_px
     assert np.abs(shifts.mean(axis=0)).max() < 3
     assert aligned.faces.reasons == in_full.faces.reasons == ("",)
-    crop, expected = aligned.faces.crops[0], in_full.faces.crops[0]
-    assert crop is not None
-    assert expected is not None
+    (crop,), (expected,) = crops_of(aligned), crops_of(in_full)
     assert np.abs(crop.astype(int) - expected).mean() < 10
 
 
@@ -236,18 +250,15 @@ def test_a_crop_is_cut_from_a_picture_that_is_large_enough() -> None:
     assert judged.reduction == 4
     assert judged.data is not None
     assert (aligned.image, aligned.data) == (None, None)
-    assert aligned.faces is not None
-    (crop,) = aligned.faces.crops
-    assert crop is not None
+    (crop,) = crops_of(aligned)
     sharpness = cv2.Laplacian(crop, cv2.CV_64F).var()
     coarse = dataclasses.replace(judged, data=None, width=LARGE_WH[0] // 4, height=LARGE_WH[1] // 4, reduction=1)
     assert judged.faces is not None
     coarse = dataclasses.replace(coarse, faces=dataclasses.replace(judged.faces, landmarks=judged.faces.landmarks / 4))
-    align = _AlignFn(AlignOptions())
+    align = _AlignFn(AlignOptions(), PNG)
     (element,) = align.process(Batch("unit", (coarse,)))
     assert isinstance(element, Batch)
-    assert element.records[0].faces is not None
-    (blurred,) = element.records[0].faces.crops
+    (blurred,) = crops_of(element.records[0])
     assert sharpness > 1.1 * cv2.Laplacian(blurred, cv2.CV_64F).var()
 
 
@@ -270,7 +281,9 @@ def test_the_default_decodes_in_full_and_lets_the_file_go() -> None:
 
 def test_a_reduced_picture_counts_in_full_for_its_batch() -> None:
     data = stored_jpeg(enlarged((800, 800)))
-    decode = _DecodeFn(DecodeOptions(policy="reduced"), 2 * 800 * 800, DetectorOptions(min_face_share=0.4))
+    decode = _DecodeFn(
+        DecodeOptions(policy="reduced"), 2 * 800 * 800, ForDetection(DetectorOptions(min_face_share=0.4))
+    )
     batches = list(decode.process(Batch("unit", tuple(record_of(data, index) for index in range(5)))))
     assert [[record.index for record in batch.records] for batch in batches] == [[0, 1], [2, 3], [4]]  # type: ignore[attr-defined]
     assert {record.reduction for batch in batches for record in batch.records} == {8}  # type: ignore[attr-defined]
