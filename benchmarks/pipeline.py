@@ -27,10 +27,13 @@ from facemill.models.errors import BadInputError
 from facemill.models.pyramid import ImagePyramid
 from facemill.pipeline.config import Config, load_config
 from facemill.transforms.ops.alignment import align_face
+from facemill.transforms.ops.canonical import canonical_crops
 from facemill.transforms.ops.crops import encode_crop
 from facemill.transforms.ops.decoding import decode_image
 from facemill.transforms.ops.networks import load_cascade
 from facemill.transforms.ops.pose import estimate_pose, interocular_px
+from facemill.transforms.ops.quality import measure_quality
+from facemill.transforms.ops.records import Faces
 from facemill.transforms.ops.shards import iterate_members
 from facemill.transforms.ops.templates import get_template
 from facemill.transforms.ops.verdict import judge_faces
@@ -93,15 +96,17 @@ def _make_crops(data: bytes, cascade: Cascade, config: Config) -> list[bytes]:
     image = decode_image(data, max_pixels=config.decode.max_pixels, min_side_px=config.decode.min_side_px)
     pyramid = ImagePyramid(image)
     found = cascade.refine(pyramid, cascade.propose(pyramid).boxes)
-    reasons = judge_faces(
+    image_wh = image.shape[1], image.shape[0]
+    quality = measure_quality(canonical_crops(image, found.landmarks), found.boxes, found.landmarks, image_wh=image_wh)
+    faces = Faces(
         found.boxes,
         found.scores,
         found.landmarks,
         estimate_pose(found.landmarks),
         interocular_px(found.landmarks),
-        image_wh=(image.shape[1], image.shape[0]),
-        options=config.judge,
+        quality,
     )
+    reasons = judge_faces(faces, image_wh=image_wh, options=config.judge)
     template = get_template(config.align.template)
     return [
         encode_crop(align_face(image, points, template, border=config.align.border), config.write)

@@ -231,16 +231,16 @@ def test_faces_and_crops_of_a_reduced_picture_are_those_of_the_full_one(orientat
 
 
 def test_a_crop_is_cut_from_a_picture_that_is_large_enough() -> None:
-    *_, judged, aligned = run_steps(stored_jpeg(enlarged(LARGE_WH)), "reduced", DETECTOR)
-    # A face of 279 px fills most of the 112 px of a crop: 1/2 is enough, 1/4 is not.
-    assert judged.reduction == 4
+    *_, located, judged, aligned = run_steps(stored_jpeg(enlarged(LARGE_WH)), "reduced", DETECTOR)
+    # A face of 279 px fills most of the 112 px of a crop: 1/2 is enough, 1/4 is not. Quality is measured in one.
+    assert (located.reduction, judged.reduction) == (4, 2)
     assert judged.data is not None
     assert (aligned.image, aligned.data) == (None, None)
     assert aligned.faces is not None
     (crop,) = aligned.faces.crops
     assert crop is not None
     sharpness = cv2.Laplacian(crop, cv2.CV_64F).var()
-    coarse = dataclasses.replace(judged, data=None, width=LARGE_WH[0] // 4, height=LARGE_WH[1] // 4, reduction=1)
+    coarse = dataclasses.replace(located, data=None, width=LARGE_WH[0] // 4, height=LARGE_WH[1] // 4, reduction=1)
     assert judged.faces is not None
     coarse = dataclasses.replace(coarse, faces=dataclasses.replace(judged.faces, landmarks=judged.faces.landmarks / 4))
     align = _AlignFn(AlignOptions())
