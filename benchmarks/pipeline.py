@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -26,10 +26,12 @@ from facemill.models.cascade import Cascade
 from facemill.models.errors import BadInputError
 from facemill.models.pyramid import ImagePyramid
 from facemill.pipeline.config import Config, load_config
+from facemill.transforms.ops.canonical import canonical_crops
 from facemill.transforms.ops.cutting import cut_crops, place_crops
 from facemill.transforms.ops.decoding import decode_image
 from facemill.transforms.ops.networks import load_cascade
 from facemill.transforms.ops.pose import estimate_pose, interocular_px
+from facemill.transforms.ops.quality import measure_quality
 from facemill.transforms.ops.records import Faces
 from facemill.transforms.ops.shards import iterate_members
 from facemill.transforms.ops.verdict import judge_faces
@@ -92,19 +94,19 @@ def _make_crops(data: bytes, cascade: Cascade, config: Config) -> list[bytes]:
     image = decode_image(data, max_pixels=config.decode.max_pixels, min_side_px=config.decode.min_side_px)
     pyramid = ImagePyramid(image)
     found = cascade.refine(pyramid, cascade.propose(pyramid).boxes)
-    reasons = judge_faces(
+    image_wh = image.shape[1], image.shape[0]
+    quality = measure_quality(canonical_crops(image, found.landmarks), found.boxes, found.landmarks, image_wh=image_wh)
+    faces = Faces(
         found.boxes,
         found.scores,
         found.landmarks,
         estimate_pose(found.landmarks),
         interocular_px(found.landmarks),
-        image_wh=(image.shape[1], image.shape[0]),
-        options=config.judge,
+        quality,
     )
+    reasons = judge_faces(faces, image_wh=image_wh, options=config.judge)
     templates = config.align.find_templates()
-    _, matrices = place_crops(
-        Faces(found.boxes, found.scores, found.landmarks, reasons=reasons), templates, (image.shape[1], image.shape[0])
-    )
+    _, matrices = place_crops(replace(faces, reasons=reasons), templates, image_wh)
     crops = cut_crops(image, matrices, templates, config.align, config.write)
     return [content for contents in crops for content in contents or ()]
 

@@ -22,6 +22,7 @@ from facemill.models.errors import OutputError
 from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.committing import UnitSummary, UnitWriter
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
+from facemill.transforms.ops.quality import QUALITY_COLUMNS
 from facemill.transforms.ops.records import Faces, Failure, ImageRecord
 from facemill.transforms.ops.storage import AtomicFile, Folder
 
@@ -41,6 +42,7 @@ def record(
         landmarks=np.arange(10 * count, dtype=np.float32).reshape(-1, 5, 2),
         angles_deg=np.zeros((count, 3), np.float32),
         interocular_px=np.full(count, 2, np.float32),
+        quality=np.full((count, len(QUALITY_COLUMNS)), 0.5, np.float32),
         reasons=reasons,
         crops=tuple(None if reason else crop for reason in reasons),
     )

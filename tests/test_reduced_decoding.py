@@ -245,14 +245,14 @@ def test_faces_and_crops_of_a_reduced_picture_are_those_of_the_full_one(orientat
 
 
 def test_a_crop_is_cut_from_a_picture_that_is_large_enough() -> None:
-    *_, judged, aligned = run_steps(stored_jpeg(enlarged(LARGE_WH)), "reduced", DETECTOR)
-    # A face of 279 px fills most of the 112 px of a crop: 1/2 is enough, 1/4 is not.
-    assert judged.reduction == 4
+    *_, located, judged, aligned = run_steps(stored_jpeg(enlarged(LARGE_WH)), "reduced", DETECTOR)
+    # A face of 279 px fills most of the 112 px of a crop: 1/2 is enough, 1/4 is not. Quality is measured in one.
+    assert (located.reduction, judged.reduction) == (4, 2)
     assert judged.data is not None
     assert (aligned.image, aligned.data) == (None, None)
     (crop,) = crops_of(aligned)
     sharpness = cv2.Laplacian(crop, cv2.CV_64F).var()
-    coarse = dataclasses.replace(judged, data=None, width=LARGE_WH[0] // 4, height=LARGE_WH[1] // 4, reduction=1)
+    coarse = dataclasses.replace(located, data=None, width=LARGE_WH[0] // 4, height=LARGE_WH[1] // 4, reduction=1)
     assert judged.faces is not None
     coarse = dataclasses.replace(coarse, faces=dataclasses.replace(judged.faces, landmarks=judged.faces.landmarks / 4))
     align = _AlignFn(AlignOptions(), PNG)
@@ -281,9 +281,8 @@ def test_the_default_decodes_in_full_and_lets_the_file_go() -> None:
 
 def test_a_reduced_picture_counts_in_full_for_its_batch() -> None:
     data = stored_jpeg(enlarged((800, 800)))
-    decode = _DecodeFn(
-        DecodeOptions(policy="reduced"), 2 * 800 * 800, ForDetection(DetectorOptions(min_face_share=0.4))
-    )
+    reduction = ForDetection(DetectorOptions(min_face_share=0.4))
+    decode = _DecodeFn(DecodeOptions(policy="reduced"), 2 * 800 * 800, reduction)
     batches = list(decode.process(Batch("unit", tuple(record_of(data, index) for index in range(5)))))
     assert [[record.index for record in batch.records] for batch in batches] == [[0, 1], [2, 3], [4]]  # type: ignore[attr-defined]
     assert {record.reduction for batch in batches for record in batch.records} == {8}  # type: ignore[attr-defined]

@@ -31,6 +31,7 @@ from facemill.transforms.landmarks import LocateLandmarks
 from facemill.transforms.ops.alignment import AlignOptions
 from facemill.transforms.ops.crops import WriteOptions
 from facemill.transforms.ops.options import DecodeOptions
+from facemill.transforms.ops.quality import QUALITY_COLUMNS
 from facemill.transforms.ops.reading import ReadOptions
 from facemill.transforms.ops.records import Faces, Failure, ImageRecord, KnownRows
 from facemill.transforms.ops.storage import Folder
@@ -353,7 +354,12 @@ class TestWriteUnit:
         angles = np.zeros((1, 3), np.float32)
         crops = ((b"jpeg",),)
         faces = dataclasses.replace(
-            faces_at(ARCFACE), angles_deg=angles, interocular_px=angles[:, 0], reasons=("",), crops=crops
+            faces_at(ARCFACE),
+            angles_deg=angles,
+            interocular_px=angles[:, 0],
+            quality=np.zeros((1, len(QUALITY_COLUMNS)), np.float32),
+            reasons=("",),
+            crops=crops,
         )
         return record(index, faces=faces)
 

@@ -1,4 +1,4 @@
-"""Judge: faces in, their pose and the verdict on each out."""
+"""Judge: faces in, their pose, their quality and the verdict on each out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from dataclasses import dataclass
 import apache_beam as beam
 
 from facemill.transforms.elements import Element, map_images
+from facemill.transforms.ops.canonical import canonical_crops, canonical_scale
 from facemill.transforms.ops.pose import estimate_pose, interocular_px
+from facemill.transforms.ops.quality import measure_quality
 from facemill.transforms.ops.records import ImageRecord
+from facemill.transforms.ops.reduction import at_least, crop_reduction, pixel_grid
 from facemill.transforms.ops.verdict import JudgeOptions, judge_faces
 
 
 @dataclass
 class JudgeFaces(beam.PTransform):
-    """Measures the pose of each face and says whether it is kept, or why not; nothing is dropped.
+    """Measures the pose and the quality of each face and says whether it is kept, or why not; nothing is dropped.
+
+    An image that was reduced too far for the crop in which quality is measured is decoded anew.
 
     Args:
         options: Limits, and which of the faces that meet them to keep.
@@ -25,7 +30,7 @@ class JudgeFaces(beam.PTransform):
     options: JudgeOptions
 
     def expand(self, elements: beam.PCollection[Element]) -> beam.PCollection[Element]:
-        """PCollection of `Element` -> the same with the pose and the `reasons` of `faces`."""
+        """PCollection of `Element` -> the same with the pose, the quality and the `reasons` of `faces`."""
         return elements | "JudgeBatch" >> beam.ParDo(_JudgeFn(self.options)).with_output_types(Element)
 
 
@@ -34,21 +39,26 @@ class _JudgeFn(beam.DoFn):
         self._options = options
 
     def process(self, element: Element) -> Iterator[Element]:
-        yield map_images(element, self._judge)
+        yield map_images(element, lambda record: self._judge(_measure(record)))
 
     def _judge(self, record: ImageRecord) -> ImageRecord:
         assert record.faces is not None
-        faces = record.faces
-        angles_deg = estimate_pose(faces.landmarks)
-        eye_distance_px = interocular_px(faces.landmarks)
-        reasons = judge_faces(
-            faces.boxes,
-            faces.scores,
-            faces.landmarks,
-            angles_deg,
-            eye_distance_px,
-            image_wh=record.size_wh,
-            options=self._options,
-        )
-        judged = dataclasses.replace(faces, angles_deg=angles_deg, interocular_px=eye_distance_px, reasons=reasons)
-        return dataclasses.replace(record, faces=judged)
+        reasons = judge_faces(record.faces, image_wh=record.size_wh, options=self._options)
+        return dataclasses.replace(record, faces=dataclasses.replace(record.faces, reasons=reasons))
+
+
+def _measure(record: ImageRecord) -> ImageRecord:
+    """The record with all that its faces are judged by."""
+    assert record.faces is not None
+    faces = record.faces
+    if record.reduction > 1 and (scale := canonical_scale(faces.landmarks, record.size_wh)):
+        record = at_least(record, crop_reduction(scale))
+    assert record.image is not None
+    crops = canonical_crops(record.image, pixel_grid(record).from_original(faces.landmarks))
+    measured = dataclasses.replace(
+        faces,
+        angles_deg=estimate_pose(faces.landmarks),
+        interocular_px=interocular_px(faces.landmarks),
+        quality=measure_quality(crops, faces.boxes, faces.landmarks, image_wh=record.size_wh),
+    )
+    return dataclasses.replace(record, faces=measured)

@@ -27,6 +27,7 @@ class Faces:
     landmarks: np.ndarray  # (N, 5, 2) float32 px
     angles_deg: np.ndarray | None = None  # (N, 3) float32: yaw, pitch, roll
     interocular_px: np.ndarray | None = None  # (N,) float32
+    quality: np.ndarray | None = None  # (N, 10) float32, QUALITY_COLUMNS
     reasons: tuple[str, ...] = ()  # why a face was not kept; "" where it was
     crops: tuple[tuple[bytes, ...] | None, ...] = ()  # of the kept faces, encoded, one per template
 

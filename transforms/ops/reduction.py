@@ -117,10 +117,15 @@ def landmark_reduction(boxes: np.ndarray) -> int:
     return _largest_reduction(float(sides_px.min(initial=np.inf)) / _MIN_CANDIDATE_PX)
 
 
+def crop_reduction(scale: float) -> int:
+    """How far a picture may be reduced for a crop at `scale` of the original, without its being enlarged."""
+    return _largest_reduction(1 / scale)
+
+
 def crops_reduction(matrices: CropMatrices) -> int:
     """How far a picture may be reduced for these crops, (2, 3) from the original, without one's being enlarged."""
     scales = [largest_scale(matrix) for placed in matrices if placed for matrix in placed]
-    return _largest_reduction(1 / max(scales)) if scales else max(REDUCTIONS)
+    return crop_reduction(max(scales)) if scales else max(REDUCTIONS)
 
 
 def _largest_reduction(limit: float) -> int:

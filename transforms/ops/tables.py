@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from facemill.transforms.ops.quality import QUALITY_COLUMNS
 from facemill.transforms.ops.records import Faces, Failure, ImageRecord
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 IMAGES_SCHEMA = pa.schema(
     [
@@ -48,6 +49,7 @@ FACES_SCHEMA = pa.schema(
         ("pitch_deg", pa.float32()),
         ("roll_deg", pa.float32()),
         ("interocular_px", pa.float32()),
+        *((name, pa.float32()) for name in QUALITY_COLUMNS),
         ("kept", pa.bool_()),
         ("reason", pa.string()),
         ("crop", pa.string()),
@@ -119,6 +121,7 @@ def _faces_of_rows(rows: Sequence[Mapping[str, Any]]) -> Faces:
         landmarks=np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 5, 2),
         angles_deg=column("yaw_deg", "pitch_deg", "roll_deg"),
         interocular_px=column("interocular_px")[:, 0],
+        quality=column(*QUALITY_COLUMNS),
         reasons=tuple(row["reason"] or "" for row in rows),
     )
 
@@ -126,9 +129,9 @@ def _faces_of_rows(rows: Sequence[Mapping[str, Any]]) -> Faces:
 def face_rows(record: ImageRecord, unit: str, crop_names: tuple[str | None, ...]) -> list[dict[str, Any]]:
     """The rows of one image's faces; `crop_names` holds a name for each face that has a crop."""
     faces = record.faces
-    if faces is None:
+    if faces is None or not len(faces):
         return []
-    assert faces.angles_deg is not None and faces.interocular_px is not None
+    assert faces.angles_deg is not None and faces.interocular_px is not None and faces.quality is not None
     return [
         {
             "face_id": f"{record.image_id}#{index}",
@@ -140,6 +143,7 @@ def face_rows(record: ImageRecord, unit: str, crop_names: tuple[str | None, ...]
             "landmarks": faces.landmarks[index].ravel().tolist(),
             **dict(zip(("yaw_deg", "pitch_deg", "roll_deg"), faces.angles_deg[index].tolist(), strict=True)),
             "interocular_px": float(faces.interocular_px[index]),
+            **dict(zip(QUALITY_COLUMNS, faces.quality[index].tolist(), strict=True)),
             "kept": reason == "",
             "reason": reason or None,
             "crop": crop_names[index],

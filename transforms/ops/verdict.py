@@ -9,28 +9,68 @@ from typing import Literal, get_args
 import numpy as np
 
 from facemill.models.errors import ConfigError
+from facemill.transforms.ops.quality import QUALITY_COLUMNS
+from facemill.transforms.ops.records import Faces
 
 Keep = Literal["all", "largest", "center", "best"]
-VerdictReason = Literal["score", "outside", "small", "yaw", "pitch", "roll", "not_selected"]
+VerdictReason = Literal[
+    "score",
+    "outside",
+    "small",
+    "yaw",
+    "pitch",
+    "roll",
+    "cropped",
+    "blurred",
+    "dark",
+    "bright",
+    "flat",
+    "under_exposed",
+    "over_exposed",
+    "occluded",
+    "not_selected",
+]
 # In the order of judgement: a face gets the first reason that applies.
 VERDICT_REASONS: tuple[VerdictReason, ...] = get_args(VerdictReason)
 
-_RANGES = {
+_RANGES: dict[str, tuple[float, float]] = {
     "max_yaw_deg": (0, 180),
     "max_pitch_deg": (0, 180),
     "max_roll_deg": (0, 180),
     "min_interocular_px": (0, math.inf),
     "min_score": (0, 1),
+    "max_crop_out": (0, 1),
+    "min_sharpness": (0, math.inf),
+    "min_luminance_mean": (0, 1),
+    "max_luminance_mean": (0, 1),
+    "min_luminance_variance": (0, 1),
+    "max_under_exposure": (0, 1),
+    "max_over_exposure": (0, 1),
+    "max_eye_occlusion": (0, 1),
+    "max_mouth_occlusion": (0, 1),
 }
+# The option is `min_` or `max_` and the column; at the end of its range it is off.
+_QUALITY_FILTERS: tuple[tuple[VerdictReason, str], ...] = (
+    ("cropped", "max_crop_out"),
+    ("blurred", "min_sharpness"),
+    ("dark", "min_luminance_mean"),
+    ("bright", "max_luminance_mean"),
+    ("flat", "min_luminance_variance"),
+    ("under_exposed", "max_under_exposure"),
+    ("over_exposed", "max_over_exposure"),
+    ("occluded", "max_eye_occlusion"),
+    ("occluded", "max_mouth_occlusion"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeOptions:
     """Limits that a face must keep to, and which of the faces of one image that do are kept.
 
-    Angles are limits of the absolute value in degrees; 180 is no limit. `keep` is all of them, the one with the largest
-    box, the one whose box is centred nearest to the middle of the image, or the one with the best score. ConfigError
-    where a value is impossible.
+    Angles are limits of the absolute value in degrees; 180 is no limit. The limits from `max_crop_out` on are of the
+    column that they name, and off at the end of their range. `keep` is all of them, the one with the largest box, the
+    one whose box is centred nearest to the middle of the image, or the one with the best score. ConfigError where a
+    value is impossible.
 
     The default is a filter for frontal faces. On the 900 MTFL photographs that are not tight crops, with the points of
     mtcnn 1.0.0, it keeps 95 % of the faces labelled frontal, 27 % of those turned to a side, 1 % of the profiles.
@@ -42,6 +82,15 @@ class JudgeOptions:
     max_roll_deg: float = 180.0
     min_interocular_px: float = 0.0
     min_score: float = 0.0
+    max_crop_out: float = 1.0
+    min_sharpness: float = 0.0
+    min_luminance_mean: float = 0.0
+    max_luminance_mean: float = 1.0
+    min_luminance_variance: float = 0.0
+    max_under_exposure: float = 1.0
+    max_over_exposure: float = 1.0
+    max_eye_occlusion: float = 1.0
+    max_mouth_occlusion: float = 1.0
     keep: Keep = "all"
 
     def __post_init__(self) -> None:
@@ -56,58 +105,80 @@ class JudgeOptions:
 
 
 def judge_faces(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    landmarks: np.ndarray,
-    angles_deg: np.ndarray,
-    interocular_px: np.ndarray,
+    faces: Faces,
     *,
-    image_wh: tuple[int, int],
+    image_wh: tuple[int, int] | np.ndarray,
     options: JudgeOptions,
+    image_index: np.ndarray | None = None,
 ) -> tuple[str, ...]:
-    """Why each face of one image is not kept: N reasons, "" for the kept.
+    """Why each face is not kept: N reasons, "" for the kept.
 
-    Takes (N, 4) px, (N,), (N, 5, 2) px, (N, 3) yaw, pitch, roll in degrees, and (N,) px. The first of VERDICT_REASONS
-    that applies is given: score and size below their limits; `outside`, an eye outside of the picture; an angle
-    beyond its limit; `not_selected` where another face of the image was preferred, the first of equals.
+    The first of VERDICT_REASONS that applies is given: score and size below their limits; `outside`, an eye outside of
+    the picture; an angle beyond its limit; quality beyond the limits that are on; `not_selected` where another face of
+    the image was preferred, the first of equals.
 
-    What is not a number fails its limit, be it 180 degrees, so that a kept face can always be aligned.
+    What is not a number fails its limit; of the score, the size and the angles also where there is none, so that a kept
+    face can always be aligned.
+
+    Args:
+        faces: Of one image or of many; all of their columns but the crops and reasons.
+        image_wh: px, of the image, or (N, 2) of the image of each face.
+        options: The limits.
+        image_index: (N,) integers that are the same for the faces of one image; None where it is one alone.
     """
-    limits_deg = np.array([options.max_yaw_deg, options.max_pitch_deg, options.max_roll_deg])
-    within_deg = np.abs(angles_deg).reshape(-1, 3) <= limits_deg
-    passed = {
-        "score": np.asarray(scores) >= options.min_score,
-        "outside": _eyes_inside(landmarks, image_wh),
-        "small": np.asarray(interocular_px) >= options.min_interocular_px,
+    assert faces.angles_deg is not None and faces.interocular_px is not None
+    within_deg = np.abs(faces.angles_deg) <= [options.max_yaw_deg, options.max_pitch_deg, options.max_roll_deg]
+    passed: dict[str, np.ndarray] = {
+        "score": faces.scores >= options.min_score,
+        "outside": _eyes_inside(faces.landmarks, image_wh),
+        "small": faces.interocular_px >= options.min_interocular_px,
         "yaw": within_deg[:, 0],
         "pitch": within_deg[:, 1],
         "roll": within_deg[:, 2],
+        **_good_enough(faces, options),
     }
     candidates = np.flatnonzero(np.all(list(passed.values()), axis=0))
-    passed["not_selected"] = np.isin(np.arange(len(boxes)), _select(candidates, boxes, scores, image_wh, options.keep))
-    return tuple(
-        next((reason for reason in VERDICT_REASONS if not passed[reason][face]), "") for face in range(len(boxes))
-    )
+    if options.keep != "all":
+        candidates = _select(candidates, _preference(faces, image_wh, options.keep), image_index)
+    passed["not_selected"] = np.isin(np.arange(len(faces)), candidates)
+    failed = np.array([~passed[reason] for reason in VERDICT_REASONS] + [np.ones(len(faces), dtype=bool)])
+    reasons = (*VERDICT_REASONS, "")
+    return tuple(reasons[first] for first in failed.argmax(axis=0).tolist())
 
 
-def _eyes_inside(landmarks: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray:
+def _eyes_inside(landmarks: np.ndarray, image_wh: tuple[int, int] | np.ndarray) -> np.ndarray:
     """Whether both eyes lie on the picture's area, half a pixel beyond the outer pixel centres: (N, 5, 2) -> (N,)."""
-    eyes = np.asarray(landmarks).reshape(-1, 5, 2)[:, :2]
-    return np.all((eyes >= -0.5) & (eyes <= np.array(image_wh) - 0.5), axis=(1, 2))
+    eyes = landmarks[:, :2]
+    limits = np.reshape(image_wh, (-1, 1, 2)) - 0.5
+    return np.all((eyes >= -0.5) & (eyes <= limits), axis=(1, 2))
 
 
-def _select(
-    candidates: np.ndarray, boxes: np.ndarray, scores: np.ndarray, image_wh: tuple[int, int], keep: Keep
-) -> np.ndarray:
-    """The candidates to keep: indices (M,) -> all of them, or one, or none where M = 0."""
-    if keep == "all" or len(candidates) == 0:
-        return candidates
-    corners = np.asarray(boxes, dtype=np.float64)[candidates]
+def _good_enough(faces: Faces, options: JudgeOptions) -> dict[str, np.ndarray]:
+    """Whether each face passes each filter of its quality; all do where it is off, be they not a number."""
+    assert faces.quality is not None
+    passed: dict[str, np.ndarray] = {}
+    for reason, option in _QUALITY_FILTERS:
+        values, limit = faces.quality[:, QUALITY_COLUMNS.index(option[4:])], getattr(options, option)
+        is_off = limit == _RANGES[option][option.startswith("max_")]
+        is_good = values >= limit if option.startswith("min_") else values <= limit
+        passed[reason] = passed.get(reason, True) & (is_good | is_off)
+    return passed
+
+
+def _preference(faces: Faces, image_wh: tuple[int, int] | np.ndarray, keep: Keep) -> np.ndarray:
+    """What of each face decides which one of its image is kept, the higher the better: -> (N,)."""
+    corners = faces.boxes.astype(np.float64)
     if keep == "largest":
-        preference = np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1)
-    elif keep == "center":
-        middle = (np.array(image_wh) - 1) / 2
-        preference = -np.linalg.norm((corners[:, :2] + corners[:, 2:]) / 2 - middle, axis=1)
-    else:
-        preference = np.asarray(scores)[candidates]
-    return candidates[[np.argmax(np.nan_to_num(preference, nan=-np.inf))]]
+        return np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1)
+    if keep == "center":
+        middle = (np.reshape(image_wh, (-1, 2)) - 1) / 2
+        return -np.linalg.norm((corners[:, :2] + corners[:, 2:]) / 2 - middle, axis=1)
+    return faces.scores
+
+
+def _select(candidates: np.ndarray, preference: np.ndarray, image_index: np.ndarray | None) -> np.ndarray:
+    """Of the candidates of each image the preferred one, the first of equals: indices (M,) -> (K,)."""
+    images = np.zeros(len(candidates), np.int64) if image_index is None else image_index[candidates]
+    best_first = np.lexsort((-np.nan_to_num(preference[candidates], nan=-np.inf), images))  # a stable sort
+    _, first = np.unique(images[best_first], return_index=True)
+    return candidates[best_first[first]]

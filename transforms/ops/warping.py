@@ -56,10 +56,11 @@ def warp_affine(
     counts = np.ceil(np.divide(image_wh, block_wh)).astype(int)
     if border in _FILL and (np.any(high <= -1) or np.any(low >= counts)):
         return np.full((size_wh[1], size_wh[0], 3), _FILL[border], np.uint8)
-    if not max(-low.min(), high.max()) < _FARTHEST:
-        raise ValueError("the crop lies or reaches too far away from the picture")
     columns, rows = (_needed(low[axis], high[axis], int(counts[axis]), border) for axis in (0, 1))
-    to_cells[:, 2] -= (columns.start, rows.start)
+    first = np.array([columns.start, rows.start])
+    if not max((first - low).max(), (high - first).max()) < _FARTHEST:
+        raise ValueError("the crop lies or reaches too far away from the picture")
+    to_cells[:, 2] -= first
     crop = cv2.warpAffine(
         _block_means(image, rows, columns, block_wh),
         to_cells,
