@@ -42,6 +42,14 @@ class Member:
     failure: Failure | None = None
 
 
+class StoredRecord(NamedTuple):
+    """One record of a file that knows no names: either `data` or `failure` is set."""
+
+    offset: int  # of its first byte in the file, unpacked where it is compressed
+    data: bytes | None
+    failure: Failure | None = None
+
+
 @dataclass(frozen=True)
 class ReadLimits:
     """Bounds that keep a hostile shard from exhausting memory or time."""
