@@ -13,8 +13,8 @@ from facemill.transforms.ops.records import Failure
 
 # fmt: off
 SIDECAR_EXTENSIONS = frozenset((
-    ".cls", ".csv", ".doc", ".docx", ".htm", ".html", ".ini", ".json", ".jsonl", ".license", ".log", ".mat",
-    ".md", ".md5", ".npy", ".npz", ".pdf", ".pickle", ".pkl", ".pts", ".py", ".rst", ".rtf", ".sha1",
+    ".cls", ".csv", ".doc", ".docx", ".htm", ".html", ".idx", ".ini", ".json", ".jsonl", ".license", ".log",
+    ".lst", ".mat", ".md", ".md5", ".npy", ".npz", ".pdf", ".pickle", ".pkl", ".pts", ".py", ".rst", ".rtf", ".sha1",
     ".sha256", ".sqlite", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 ))
 # fmt: on
