@@ -40,6 +40,7 @@ class Member:
     data: bytes | None = None
     label: str | None = None
     failure: Failure | None = None
+    stored_bytes: int | None = None  # what it takes in the shard, where that is not about the length of `data`
 
 
 class StoredRecord(NamedTuple):
