@@ -36,6 +36,7 @@ setup(
         "duckdb>=1.1",
         "filelock>=3.13",
         "fsspec[http]>=2024.6",
+        "google-crc32c>=1.5",
         "jinja2>=3.1.5",
         "joblib>=1.4.2",
         "lz4>=4.3.3",

@@ -66,11 +66,13 @@ def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[s
         raise FileNotFoundError(uri)
     prefix = len(root.rstrip("/")) + 1
     found = sorted({full[prefix:]: size for full, size in entries}.items())  # a glob may match a file and its folder
-    outputs = _own_outputs(found)
+    outputs, properties = _own_outputs(found), _recordio_properties(found)
     kept = [
         (name, size)
         for name, size in found
-        if not is_ignored(name, ignored_extensions) and not (outputs and name.startswith(outputs))
+        if not is_ignored(name, ignored_extensions)
+        and name not in properties
+        and not (outputs and name.startswith(outputs))
     ]
     folder = Folder(fs.unstrip_protocol(root), storage_options)
     return Listing(folder, [name for name, _ in kept], [size for _, size in kept], len(found) - len(kept))
@@ -81,6 +83,11 @@ def _own_outputs(found: Sequence[tuple[str, int]]) -> tuple[str, ...]:
     made = {name[: -len(MANIFEST)] for name, _ in found if name.endswith(f"/{MANIFEST}")}
     committed = {name.rpartition(f"{MARKERS}/")[0] for name, _ in found if f"/{MARKERS}/" in name}
     return tuple(sorted(made & committed))
+
+
+def _recordio_properties(found: Sequence[tuple[str, int]]) -> set[str]:
+    """The files called `property` beside RecordIO shards, which say how many identities of what size these hold."""
+    return {f"{name.rpartition('/')[0]}/property".lstrip("/") for name, _ in found if name.lower().endswith(".rec")}
 
 
 def _glob_root(path: str) -> str:

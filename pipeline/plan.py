@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.listing import Listing
 from facemill.pipeline.splitting import LargeShard, split_shards
+from facemill.transforms.ops.kinds import shard_kind
 from facemill.transforms.ops.layout import PLAN
 from facemill.transforms.ops.members import ShardRange
 from facemill.transforms.ops.options import RunOptions
 from facemill.transforms.ops.reading import split_source
-from facemill.transforms.ops.shards import shard_kind
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
 

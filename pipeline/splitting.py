@@ -10,19 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+from facemill.transforms.ops.kinds import ShardKind
 from facemill.transforms.ops.members import ShardRange
 from facemill.transforms.ops.options import RunOptions
 from facemill.transforms.ops.reading import split_source
-from facemill.transforms.ops.shards import ShardKind, split_shard
+from facemill.transforms.ops.shards import split_shard
 from facemill.transforms.ops.storage import Folder
 
 # docs/scaling.md has the figures behind these.
 SCAN_RATIO = 500  # planning reads so many bytes of an object store while a worker does one
 MIN_SCANNED_BYTES = 64 << 20  # a smaller tar is done in a minute or two as it is
 _SKEWED_SHARE = 1000  # what holds more than one in so many of all bytes is named when it cannot be split
+_SCANNED: tuple[ShardKind, ...] = ("tar", "tfrecord")  # one member tells where the next one is
 _NUM_READERS = 16
 _BLOCK_BYTES = 8 << 20  # that each reader holds; some stores' own default is 50 MB
-_GZIPPED = "a gzipped tar cannot be split; a plain one can"
+_GZIPPED = "a gzipped shard cannot be split; a plain one can"
 _TOO_MUCH = "splitting means reading more here than run.scan_bytes={}"
 
 
@@ -38,12 +40,12 @@ class LargeShard:
     @property
     def is_gzipped(self) -> bool:
         """Whether its name says that only reading it from its start tells where its members are."""
-        return self.kind == "tar" and not self.source.lower().endswith(".tar")
+        return self.kind in _SCANNED and self.source.lower().endswith("gz")
 
     @property
     def needs_scan(self) -> bool:
-        """Whether finding its members means to read all of it from an object store, as a tar has no directory."""
-        return self.kind == "tar" and not self.is_gzipped and not self.root.is_local
+        """Whether finding its members means to read all of it from an object store, as it has no directory."""
+        return self.kind in _SCANNED and not self.is_gzipped and not self.root.is_local
 
 
 def split_shards(

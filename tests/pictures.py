@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import skimage
 from PIL import Image
 
+from facemill.transforms.ops import recordio, tfrecord
 from facemill.transforms.ops.layout import FACES, IMAGES
+from facemill.transforms.ops.tf_example import encode_example
 
 _DATA = Path(skimage.__file__).parent / "data"
 
@@ -95,6 +97,28 @@ def write_parquet(path: Path, files: dict[str, bytes]) -> Path:
         {"image": {"bytes": data, "path": name}, "label": name.split("/")[0]} for name, data in sorted(files.items())
     ]
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=8)
+    return path
+
+
+def write_tfrecord(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    examples = [
+        {"image/encoded": data, "image/filename": name.encode(), "label": name.split("/")[0].encode()}
+        for name, data in sorted(files.items())
+    ]
+    path.write_bytes(b"".join(tfrecord.frame_record(encode_example(example)) for example in examples))
+    return path
+
+
+def write_recordio(path: Path, files: dict[str, bytes]) -> Path:
+    """Labels are the places of the folders among all folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    people = sorted({name.split("/")[0] for name in files})
+    records = [
+        recordio.pack_header(float(people.index(name.split("/")[0])), id=number) + data
+        for number, (name, data) in enumerate(sorted(files.items()))
+    ]
+    path.write_bytes(b"".join(map(recordio.frame_record, records)))
     return path
 
 

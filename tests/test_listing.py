@@ -16,6 +16,7 @@ from pictures import write_loose
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.listing import Listing, list_inputs
+from facemill.transforms.ops.reading import ReadOptions
 
 FILES = {"1.jpg": b"1", "a/2.jpg": b"22", "a/b/3.jpg": b"333"}
 TREE = [("1.jpg", 1), ("a/2.jpg", 2), ("a/b/3.jpg", 3)]
@@ -90,6 +91,13 @@ def test_hidden_and_sidecar_files_are_counted_and_left_out(tmp_path: Path) -> No
     folder = write_loose(tmp_path / "photos", FILES | dict.fromkeys(aside, b"x"))
     assert pairs(folder) == TREE
     assert listed(folder).num_ignored == len(aside)
+
+
+def test_what_lies_beside_recordio_is_left_aside(tmp_path: Path) -> None:
+    files = ("a/train.rec", "a/train.idx", "a/train.lst", "a/property", "b/property", "property/1.jpg")
+    folder = write_loose(tmp_path / "photos", dict.fromkeys(files, b"x"))
+    listing = list_inputs(str(folder), ignored_extensions=ReadOptions().ignored_extensions)
+    assert (listing.names, listing.num_ignored) == (["a/train.rec", "b/property", "property/1.jpg"], 3)
 
 
 def test_a_hidden_folder_above_the_root_does_not_hide_it(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facemill.transforms.ops.kinds import ShardKind, shard_kind
 from facemill.transforms.ops.members import Member, ReadLimits, is_ignored
-from facemill.transforms.ops.shards import ShardKind, iterate_members, shard_kind, split_shard
+from facemill.transforms.ops.shards import iterate_members, split_shard
 
 LIMITS = ReadLimits()
 SMALL = ReadLimits(max_member_bytes=1000, max_expansion=10, free_expansion_bytes=20_000)
@@ -111,6 +112,15 @@ PACKED: dict[str, tuple[ShardKind, bytes]] = {
         ("b.tgz", "tar"),
         ("b.Zip", "zip"),
         ("b.parquet", "parquet"),
+        ("b.tfrecord", "tfrecord"),
+        ("b.tfrecords", "tfrecord"),
+        ("b.tfrecord.gz", "tfrecord"),
+        ("b.tfrecord-00003-of-00010", "tfrecord"),
+        ("b-00003-of-00010.tfrecord", "tfrecord"),
+        ("train-00003-of-00010", "tfrecord"),
+        ("b-1-of-2", None),
+        ("b.tfrecord-00003-of-00010.jpg", None),
+        ("b.rec", "recordio"),
         ("b.gz", None),
         ("tar", None),
         ("b.tar/c.jpg", None),

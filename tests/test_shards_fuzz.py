@@ -22,13 +22,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from facemill.models.errors import FAILURE_REASONS
+from facemill.transforms.ops import recordio, tfrecord
+from facemill.transforms.ops.kinds import ShardKind
 from facemill.transforms.ops.members import Member, ReadLimits
-from facemill.transforms.ops.shards import ShardKind, iterate_members, split_shard
+from facemill.transforms.ops.shards import iterate_members, split_shard
+from facemill.transforms.ops.tf_example import encode_example
 
 NUM_CASES = int(os.environ.get("FACEMILL_FUZZ_CASES", "500"))
 LIMITS = ReadLimits(max_member_bytes=50_000, max_expansion=20, free_expansion_bytes=500_000)
 MAX_TRACED_BYTES = 8 * 2**20  # chunks and headers are of constant size, a member is at most 50 kB
 MAX_RESIDENT_GROWTH_MIB = 128
+RECORDIO_MAGIC = b"\x0a\x23\xd7\xce"
 TAR_TYPES = b"\x000123456789ASDKLMNVXgx"
 
 FUZZ = settings(
@@ -42,6 +46,7 @@ FILES = [
     (f"person{index % 3}/{'long' * (30 if index == 3 else 1)}/{index}é.jpg", random.Random(index).randbytes(size))
     for index, size in enumerate((0, 1, 100, 512, 513, 3000, 20_000, 60_000))
 ] + [("person1/blank.bmp", bytes(40_000)), ("person1/label.json", b"{}"), (".hidden", b"?")]
+PICTURES = FILES[:9]
 
 
 def tar_seed(tar_format: int, *, special: bool = False) -> bytes:
@@ -84,6 +89,20 @@ def parquet_seed(*, hugging_face: bool, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def tfrecord_seed(key: str) -> bytes:
+    return b"".join(
+        tfrecord.frame_record(encode_example({key: data, "label": [7], "image/filename": name.encode(), "x": [0.5]}))
+        for name, data in PICTURES
+    )
+
+
+def recordio_seed() -> bytes:
+    """With the records that InsightFace keeps on identities."""
+    index = [recordio.pack_header([1.0, 5.0], id=number) for number in range(2)]
+    images = [recordio.pack_header([1.0, 0.0], id=number) + data for number, (_, data) in enumerate(PICTURES)]
+    return b"".join(recordio.frame_record(data) for data in [*index, *images])
+
+
 TARS = [tar_seed(tarfile.USTAR_FORMAT), tar_seed(tarfile.GNU_FORMAT, special=True), tar_seed(tarfile.PAX_FORMAT)]
 ZIPS = [zip_seed(method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)]
 PARQUETS = [
@@ -91,12 +110,23 @@ PARQUETS = [
     parquet_seed(hugging_face=False, compression="zstd", write_page_checksum=True),
     parquet_seed(hugging_face=True, compression="none", use_dictionary=False, data_page_version="2.0"),
 ]
+TFRECORDS = [tfrecord_seed("image/encoded"), tfrecord_seed("bytes")]
+RECORDIO = recordio_seed() + recordio.frame_record(bytes(40) + RECORDIO_MAGIC * 3 + b"in several parts")
 
 places = st.floats(0, 1, exclude_max=True)
 payloads = st.one_of(
     st.binary(min_size=1, max_size=12),
     st.sampled_from(
-        [b"\0" * 8, b"\xff" * 8, b"\x80" + b"\xff" * 11, b"\x7f\xff\xff\xff", b"PK\1\2", b"PK\5\6", b"\0" * 600]
+        [
+            b"\0" * 8,
+            b"\xff" * 8,
+            b"\x80" + b"\xff" * 11,
+            b"\x7f\xff\xff\xff",
+            b"PK\1\2",
+            b"PK\5\6",
+            b"\0" * 600,
+            b"\x0a\x23\xd7\xce",
+        ]
     ),
 )
 edits = st.lists(
@@ -174,7 +204,10 @@ def check_traced(data: bytes, kind: ShardKind, *, target_bytes: int) -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(("kind", "seeds"), [("tar", TARS), ("zip", ZIPS), ("parquet", PARQUETS)])
+@pytest.mark.parametrize(
+    ("kind", "seeds"),
+    [("tar", TARS), ("zip", ZIPS), ("parquet", PARQUETS), ("tfrecord", TFRECORDS), ("recordio", [recordio_seed()])],
+)
 def test_the_undamaged_seeds_are_read(kind: ShardKind, seeds: list[bytes]) -> None:
     for data in seeds:
         good = [member.data for member in read(data, kind) if member.data is not None]
@@ -221,3 +254,23 @@ def test_damaged_parquet(seed: int, changes: list, target_bytes: int) -> None:  
     peak_before = peak_resident_mib()
     check(edited(PARQUETS[seed], changes), "parquet", target_bytes=target_bytes)
     assert peak_resident_mib() - peak_before < MAX_RESIDENT_GROWTH_MIB
+
+
+@FUZZ
+@given(seed=st.sampled_from(range(len(TFRECORDS))), changes=edits, target_bytes=st.integers(1, 50_000))
+def test_damaged_tfrecord(seed: int, changes: list, target_bytes: int) -> None:  # type: ignore[type-arg]
+    check_traced(edited(TFRECORDS[seed], changes), "tfrecord", target_bytes=target_bytes)
+
+
+@FUZZ
+@given(changes=some_edits, examples=st.lists(edits, min_size=1, max_size=3))
+def test_damaged_examples_in_sound_records(changes: list, examples: list) -> None:  # type: ignore[type-arg]
+    example = encode_example({"image": FILES[4][1], "label": [7], "image/filename": b"x.jpg", "x": [0.5, 1.5]})
+    records = b"".join(tfrecord.frame_record(edited(example, edits_of_one)) for edits_of_one in examples)
+    check_traced(edited(gzip.compress(records, 1), changes), "tfrecord", target_bytes=10_000)
+
+
+@FUZZ
+@given(changes=edits, target_bytes=st.integers(500, 50_000))
+def test_damaged_recordio(changes: list, target_bytes: int) -> None:  # type: ignore[type-arg]
+    check_traced(edited(RECORDIO, changes), "recordio", target_bytes=target_bytes)

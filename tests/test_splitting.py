@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import archive, read_table, write_parquet, write_tar, write_zip
+from pictures import archive, read_table, write_parquet, write_recordio, write_tar, write_tfrecord, write_zip
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline import splitting
@@ -36,6 +36,8 @@ WRITERS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
     "tar": write_tar,
     "zip": write_zip,
     "parquet": write_parquet,
+    "tfrecord": write_tfrecord,
+    "rec": write_recordio,
 }
 
 
@@ -186,7 +188,7 @@ def test_a_gzipped_tar_stays_whole_and_is_told(store: str, tmp_path: Path) -> No
     told: list[str] = []
     units = plan_store(store, told, unit_bytes=20_000)
     assert [(unit.kind, unit.start, unit.stop) for unit in units] == [("tar", 0, None)] * 2
-    assert told == ["in/a.tar.gz (0.0 GB) stays one unit: a gzipped tar cannot be split; a plain one can"]
+    assert told == ["in/a.tar.gz (0.0 GB) stays one unit: a gzipped shard cannot be split; a plain one can"]
 
 
 class Unreadable(fsspec.AbstractFileSystem):

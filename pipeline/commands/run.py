@@ -32,7 +32,8 @@ def add_parser(commands: Any) -> None:
         action="extend",
         default=[],
         metavar="URI",
-        help="folders, globs or files: images, .tar, .tar.gz, .zip, .parquet; local or any fsspec URL. "
+        help="folders, globs or files: images, videos, tar, zip, Parquet, TFRecord and RecordIO shards, lists of URLs; "
+        "local or any fsspec URL. "
         "Without it, an output folder's earlier plan is finished",
     )
     run.add_argument("--output", required=True, metavar="URI", help="the output folder, local or any fsspec URL")

@@ -31,6 +31,12 @@ def install(array: MutableSequence[int]) -> None:
     _array = array
 
 
+def beat() -> None:
+    """Note that work is going on; for what takes long before there is an image."""
+    if _array is not None:
+        _array[Slot.BEATS] += 1
+
+
 def begin_unit() -> None:
     """Clear the counts for a new unit."""
     if _array is None:

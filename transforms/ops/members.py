@@ -13,8 +13,8 @@ from facemill.transforms.ops.records import Failure
 
 # fmt: off
 SIDECAR_EXTENSIONS = frozenset((
-    ".cls", ".csv", ".doc", ".docx", ".htm", ".html", ".ini", ".json", ".jsonl", ".license", ".log", ".mat",
-    ".md", ".md5", ".npy", ".npz", ".pdf", ".pickle", ".pkl", ".pts", ".py", ".rst", ".rtf", ".sha1",
+    ".cls", ".csv", ".doc", ".docx", ".htm", ".html", ".idx", ".ini", ".json", ".jsonl", ".license", ".log",
+    ".lst", ".mat", ".md", ".md5", ".npy", ".npz", ".pdf", ".pickle", ".pkl", ".pts", ".py", ".rst", ".rtf", ".sha1",
     ".sha256", ".sqlite", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 ))
 # fmt: on
@@ -39,6 +39,15 @@ class Member:
     name: str
     data: bytes | None = None
     label: str | None = None
+    failure: Failure | None = None
+    stored_bytes: int | None = None  # what it takes in the shard, where that is not about the length of `data`
+
+
+class StoredRecord(NamedTuple):
+    """One record of a file that knows no names: either `data` or `failure` is set."""
+
+    offset: int  # of its first byte in the file, unpacked where it is compressed
+    data: bytes | None
     failure: Failure | None = None
 
 

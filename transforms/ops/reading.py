@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from facemill.models.errors import ConfigError
+from facemill.transforms.ops.kinds import UnitKind
 from facemill.transforms.ops.members import (
     SIDECAR_EXTENSIONS,
     Member,
@@ -21,11 +22,12 @@ from facemill.transforms.ops.members import (
 from facemill.transforms.ops.records import Failure, ImageRecord
 from facemill.transforms.ops.shards import iterate_members
 from facemill.transforms.ops.storage import Folder
-from facemill.transforms.ops.units import Unit, UnitKind
+from facemill.transforms.ops.units import Unit
 
 InputRoots = Mapping[str, Folder]
 DEADLY = Failure("internal_error", "the worker process died on this image, again and again")
 _BLOCK_BYTES = 8 << 20  # of a shard on an object store are read at a time; some stores' own default is 50 MB
+_WITH_COLUMNS: tuple[UnitKind, ...] = ("parquet", "tfrecord", "recordio")
 LabelRule = Literal["auto", "folder", "column", "none"]
 
 
@@ -34,10 +36,11 @@ class ReadOptions:
     """What is an input, and what its label is.
 
     Attributes:
-        label: `folder`, the name of the folder that holds the file or member; `column`, a column of a Parquet shard;
-            `auto`, the column for Parquet and the folder for all else; `none`.
-        image_column: The Parquet column with the images; by default the first that holds any.
-        label_column: The Parquet column with the labels.
+        label: `folder`, the name of the folder that holds the file or member; `column`, what a row or record says: a
+            column of Parquet, a feature of a TFRecord, the label in RecordIO; `auto`, the column where there are any
+            and the folder for all else; `none`.
+        image_column: The Parquet column or TFRecord feature with the images; by default the first that holds any.
+        label_column: The Parquet column or TFRecord feature with the labels.
         ignored_extensions: Files with these extensions are no inputs.
         max_member_bytes: A larger file is `too_large`.
         max_expansion: A compressed archive that grows more than this many times is given up.
@@ -109,11 +112,11 @@ def _record(index: int, source: str, member: Member, label: str | None) -> Image
 
 
 def _label(kind: UnitKind, member: Member, rule: LabelRule) -> str | None:
-    """The label by the rule; readers give the column's value for Parquet and the folder's name for all else."""
-    if rule == "auto" or (rule == "column") == (kind == "parquet"):
+    """The label by the rule; readers give the value of a column where records have some, else the folder's name."""
+    if rule == "auto" or (rule == "column") == (kind in _WITH_COLUMNS):
         return member.label if rule != "none" else None
     if rule == "folder":
-        return folder_label(member.name.partition("/")[2])  # behind the row number
+        return folder_label(member.name.partition("/")[2])  # behind the row's number or the record's byte
     return None
 
 

@@ -1,4 +1,4 @@
-"""The kinds of input shards, and one door to their readers.
+"""One door to the readers of shards.
 
 The readers are generators that hold one member (Parquet: one small batch) in memory. They never raise for what the
 shard holds: a member or a shard that cannot be read becomes a `Member` with a failure. An OSError of the file object,
@@ -8,8 +8,9 @@ such as a broken connection, passes through, so that the caller can try the unit
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
+from facemill.transforms.ops.kinds import ShardKind
 from facemill.transforms.ops.members import (
     SIDECAR_EXTENSIONS,
     Member,
@@ -17,24 +18,10 @@ from facemill.transforms.ops.members import (
     ShardRange,
 )
 from facemill.transforms.ops.shards_parquet import iterate_parquet, split_parquet
+from facemill.transforms.ops.shards_recordio import iterate_recordio, split_recordio
 from facemill.transforms.ops.shards_tar import iterate_tar, split_tar
+from facemill.transforms.ops.shards_tfrecord import iterate_tfrecord, split_tfrecord
 from facemill.transforms.ops.shards_zip import iterate_zip, split_zip
-
-ShardKind = Literal["tar", "zip", "parquet"]
-
-_KINDS: dict[str, ShardKind] = {
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".zip": "zip",
-    ".parquet": "parquet",
-}
-
-
-def shard_kind(path: str) -> ShardKind | None:
-    """The kind that a path's ending names; None for a loose file."""
-    lower = path.lower()
-    return next((kind for ending, kind in _KINDS.items() if lower.endswith(ending)), None)
 
 
 def iterate_members(
@@ -48,20 +35,24 @@ def iterate_members(
     start: int = 0,
     stop: int | None = None,
 ) -> Iterator[Member]:
-    """The inputs of a shard, or of one of its ranges as `split_shard` gives them; content tells a gzipped tar."""
+    """The inputs of a shard, or of one of its ranges as `split_shard` gives them; content tells a gzipped one."""
     if kind == "tar":
         return iterate_tar(file, limits=limits, ignored_extensions=ignored_extensions, start=start, stop=stop)
     if kind == "zip":
         return iterate_zip(file, limits=limits, ignored_extensions=ignored_extensions, start=start, stop=stop)
-    return iterate_parquet(
-        file, limits=limits, image_column=image_column, label_column=label_column, start=start, stop=stop
-    )
+    if kind == "recordio":
+        return iterate_recordio(file, limits=limits, start=start, stop=stop)
+    iterate = iterate_parquet if kind == "parquet" else iterate_tfrecord
+    return iterate(file, limits=limits, image_column=image_column, label_column=label_column, start=start, stop=stop)
 
 
 def split_shard(file: BinaryIO, kind: ShardKind, target_bytes: int) -> list[ShardRange]:
     """At least one range; all of them together, in order, hold every member of the shard once."""
-    if kind == "tar":
-        return split_tar(file, target_bytes)
-    if kind == "zip":
-        return split_zip(file, target_bytes)
-    return split_parquet(file, target_bytes)
+    split = {
+        "tar": split_tar,
+        "zip": split_zip,
+        "parquet": split_parquet,
+        "tfrecord": split_tfrecord,
+        "recordio": split_recordio,
+    }
+    return split[kind](file, target_bytes)

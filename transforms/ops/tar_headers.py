@@ -10,9 +10,9 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from facemill.models.errors import BadInputError
+from facemill.transforms.ops.sources import ByteSource
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_EXTENDED_HEADER_BYTES = 2**20
@@ -32,18 +32,6 @@ _PAX_KEYS = (b"path", b"size", b"GNU.sparse.name", b"GNU.sparse.major", b"GNU.sp
 _PAX_RECORD = re.compile(rb"(\d{1,9}) ([^=]+)=")
 
 
-class TarSource(Protocol):
-    """The bytes of an uncompressed tar archive from some offset on; `position` counts them from its start."""
-
-    position: int
-
-    def read(self, num_bytes: int) -> bytes:
-        """`num_bytes` bytes, fewer only at the end."""
-
-    def skip(self, num_bytes: int) -> bool:
-        """Whether there were that many bytes to skip."""
-
-
 @dataclass(frozen=True, slots=True)
 class TarEntry:
     """What the headers say of one member."""
@@ -55,7 +43,7 @@ class TarEntry:
     is_folder: bool
 
 
-def tar_entries(source: TarSource, stop: int | None) -> Iterator[TarEntry]:
+def tar_entries(source: ByteSource, stop: int | None) -> Iterator[TarEntry]:
     """Every entry; the source stands at its data, and what the caller leaves unread is skipped."""
     overrides: dict[str, str] = {}
     first_offset = None
@@ -77,7 +65,7 @@ def tar_entries(source: TarSource, stop: int | None) -> Iterator[TarEntry]:
         raise BadInputError("truncated", f"the extended header at byte {first_offset} has no member")
 
 
-def _headers(source: TarSource, stop: int | None) -> Iterator[tuple[int, bytes, tarfile.TarInfo]]:
+def _headers(source: ByteSource, stop: int | None) -> Iterator[tuple[int, bytes, tarfile.TarInfo]]:
     """Offset, block and fields of each header; the caller moves the source past the data.
 
     Goes on behind an end mark while headers follow (`cat a.tar b.tar`), so that no member is passed over in silence.
@@ -107,7 +95,7 @@ def _header_error(offset: int, *, is_short: bool) -> BadInputError:
     return BadInputError("read_error", f"damaged: no tar header at byte {offset}")
 
 
-def _extended_header(source: TarSource, info: tarfile.TarInfo) -> dict[str, str]:
+def _extended_header(source: ByteSource, info: tarfile.TarInfo) -> dict[str, str]:
     """What a PAX or GNU long-name header says of the member behind it."""
     if not 0 <= info.size <= _MAX_EXTENDED_HEADER_BYTES:
         limit = _MAX_EXTENDED_HEADER_BYTES
@@ -138,7 +126,7 @@ def _pax_records(payload: bytes) -> dict[str, str]:
     return records
 
 
-def _skip_sparse_map(source: TarSource, block: bytes) -> None:
+def _skip_sparse_map(source: ByteSource, block: bytes) -> None:
     """Moves past the blocks that continue a GNU sparse header; bytes 482 and 504 say whether one follows."""
     continued = block[482]
     while continued:
@@ -172,7 +160,7 @@ def _padded(num_bytes: int) -> int:
     return -(-num_bytes // _BLOCK) * _BLOCK
 
 
-def _skip(source: TarSource, num_bytes: int, what: str) -> None:
+def _skip(source: ByteSource, num_bytes: int, what: str) -> None:
     if num_bytes < 0:
         raise BadInputError("read_error", f"damaged: {what} claims a negative size")
     if not source.skip(num_bytes):

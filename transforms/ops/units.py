@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from facemill.transforms.ops.shards import ShardKind
-
-UnitKind = Literal["files"] | ShardKind
+from facemill.transforms.ops.kinds import UnitKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +12,8 @@ class Unit:
     """A run of loose files, one shard, or a range of a shard.
 
     `sources` are names below the named input roots (`root/path/below/it`), one for a shard, many for `files`.
-    `start` and `stop` bound a range of a shard in the reader's own measure: bytes of a tar, entries of a zip,
-    row groups of a Parquet file; `stop` is None for a whole shard.
+    `start` and `stop` bound a range of a shard in the reader's own measure: bytes of a tar or a file of records,
+    entries of a zip, row groups of a Parquet file; `stop` is None for a whole shard.
     """
 
     name: str

@@ -1,0 +1,27 @@
+"""The kinds of inputs, by the ending of a file's name."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, cast
+
+ShardKind = Literal["tar", "zip", "parquet", "tfrecord", "recordio"]
+UnitKind = Literal["files"] | ShardKind
+
+# Writers of TFRecords put a shard's number behind the ending, or in its place (train-00000-of-01024).
+_ENDING = re.compile(
+    r"\.(?:(?P<tar>tar|tar\.gz|tgz)"
+    r"|(?P<zip>zip)"
+    r"|(?P<parquet>parquet)"
+    r"|(?P<tfrecord>tfrecords?(-\d+-of-\d+)?(\.gz)?)"
+    r"|(?P<recordio>rec))\Z"
+)
+_NUMBERED = re.compile(r"-\d{5}-of-\d{5}\Z")
+
+
+def shard_kind(path: str) -> ShardKind | None:
+    """The kind of shard that a path's ending names; None for all else."""
+    lower = path.lower()
+    if match := _ENDING.search(lower):
+        return cast(ShardKind, next(kind for kind, ending in match.groupdict().items() if ending))
+    return "tfrecord" if _NUMBERED.search(lower) else None
