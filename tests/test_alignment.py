@@ -359,5 +359,5 @@ def test_align_face_gives_a_crop_or_a_value_error(landmarks: np.ndarray, border:
 def test_a_face_far_to_the_right_in_a_panorama() -> None:
     image = np.zeros((130, 40_000, 3), np.uint8)
     image[9:121, 39_000:39_112] = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
-    crop = align_face(image, ARCFACE.points + [39_000, 9], ARCFACE)
+    crop = align_face(image, ARCFACE.points + np.array([39_000, 9]), ARCFACE)
     np.testing.assert_array_equal(crop, image[9:121, 39_000:39_112])
