@@ -39,6 +39,7 @@ from facemill.transforms.elements import Batch, Element
 from facemill.transforms.judge import JudgeFaces
 from facemill.transforms.landmarks import LocateLandmarks
 from facemill.transforms.ops.alignment import AlignOptions
+from facemill.transforms.ops.crops import WriteOptions
 from facemill.transforms.ops.decoding import decode_image
 from facemill.transforms.ops.options import DecodeOptions, DecodePolicy, RunOptions
 from facemill.transforms.ops.records import ImageRecord
@@ -221,7 +222,7 @@ def _run_chain(policy: DecodePolicy, photographs: Sequence[Photograph], share: f
         "detect": DetectFaces(detector),
         "landmarks": LocateLandmarks(detector, False),
         "judge": JudgeFaces(JudgeOptions()),
-        "align": AlignFaces(AlignOptions()),
+        "align": AlignFaces(AlignOptions(), WriteOptions()),
     }
     functions = {name: function_of(step) for name, step in steps.items()}
     seconds = dict.fromkeys(functions, 0.0)

@@ -26,13 +26,12 @@ from facemill.models.cascade import Cascade
 from facemill.models.errors import BadInputError
 from facemill.models.pyramid import ImagePyramid
 from facemill.pipeline.config import Config, load_config
-from facemill.transforms.ops.alignment import align_face
-from facemill.transforms.ops.crops import encode_crop
+from facemill.transforms.ops.cutting import cut_crops, place_crops
 from facemill.transforms.ops.decoding import decode_image
 from facemill.transforms.ops.networks import load_cascade
 from facemill.transforms.ops.pose import estimate_pose, interocular_px
+from facemill.transforms.ops.records import Faces
 from facemill.transforms.ops.shards import iterate_members
-from facemill.transforms.ops.templates import get_template
 from facemill.transforms.ops.verdict import judge_faces
 
 MAX_CPU_RATIO = 1.15
@@ -102,12 +101,12 @@ def _make_crops(data: bytes, cascade: Cascade, config: Config) -> list[bytes]:
         image_wh=(image.shape[1], image.shape[0]),
         options=config.judge,
     )
-    template = get_template(config.align.template)
-    return [
-        encode_crop(align_face(image, points, template, border=config.align.border), config.write)
-        for points, reason in zip(found.landmarks, reasons, strict=True)
-        if not reason
-    ]
+    templates = config.align.find_templates()
+    _, matrices = place_crops(
+        Faces(found.boxes, found.scores, found.landmarks, reasons=reasons), templates, (image.shape[1], image.shape[0])
+    )
+    crops = cut_crops(image, matrices, templates, config.align, config.write)
+    return [content for contents in crops for content in contents or ()]
 
 
 def _bare_command(shards: Path) -> list[str]:

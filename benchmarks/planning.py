@@ -206,7 +206,7 @@ def commit_units(num_units: int, folder: Path) -> None:
 
 def _commit(output: Folder, unit: str, config: Config) -> None:
     nothing = Faces(*(np.zeros(shape, np.float32) for shape in ((0, 4), (0,), (0, 5, 2), (0, 3), (0,))))
-    writer = UnitWriter(output, unit, config.write, config.fingerprint)
+    writer = UnitWriter(output, unit, config.write, config.fingerprint, config.align.templates)
     writer.add(ImageRecord(0, unit, unit, "", num_bytes=1, faces=nothing))
     writer.commit(num_images=1, started_at=time.time())
 
@@ -329,7 +329,7 @@ def _report_account(
     committed = committed_units(output)
     clock.lap("finding_s")
     finding = num_requests() - before
-    check_tables(output, committed, "tar")
+    check_tables(output, committed, "tar", ("arcface112",))
     clock.lap("tables_s")
     tables = num_requests() - before - finding
     account = take_account(output, plan, committed)

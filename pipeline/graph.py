@@ -42,8 +42,8 @@ def find_and_crop(
         | "Detect" >> detect
         | "Landmarks" >> LocateLandmarks(config.detect, config.landmarks.relocate)
         | "Judge" >> JudgeFaces(config.judge)
-        | "Align" >> AlignFaces(config.align)
-        | "Write" >> WriteUnit(job.output, config.write, config.fingerprint)
+        | "Align" >> AlignFaces(config.align, config.write)
+        | "Write" >> WriteUnit(job.output, config.write, config.fingerprint, config.align.templates)
     )
 
 
@@ -56,6 +56,6 @@ def crop_again(
         units
         | "Read" >> ReadImages(job.roots, config.read, job.output, config.run.batch_bytes, quarantined, job.tables)
         | "Decode" >> DecodeImages(config.decode, config.run.batch_pixels, ForCrops(config.align))
-        | "Align" >> AlignFaces(config.align)
-        | "Write" >> WriteUnit(job.output, config.write, config.fingerprint)
+        | "Align" >> AlignFaces(config.align, config.write)
+        | "Write" >> WriteUnit(job.output, config.write, config.fingerprint, config.align.templates)
     )

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.plan import Plan
 from facemill.pipeline.summary import read_summaries
-from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MANIFEST, MARKERS, PLAN, marker_name
+from facemill.transforms.ops.layout import (
+    CROPS,
+    FACES,
+    FILES,
+    IMAGES,
+    MANIFEST,
+    MARKERS,
+    PLAN,
+    marker_name,
+    template_folders,
+)
 from facemill.transforms.ops.storage import Folder
 
 _RETRIED_REASONS = frozenset({"read_error", "internal_error", "empty"})
@@ -73,12 +84,15 @@ def check_whole(output: Folder, plan: Plan, committed: frozenset[str], *, has_ma
         )
 
 
-def sweep_output(output: Folder) -> None:
+def sweep_output(output: Folder, templates: Sequence[str]) -> None:
     """Remove what interrupted writers left."""
-    for folder in ("", PLAN, IMAGES, FACES, CROPS, MARKERS):
+    for folder in ("", PLAN, IMAGES, FACES, MARKERS):
         output.sweep(folder)
-    for unit in output.list_names(FILES):
-        output.sweep(f"{FILES}/{unit}")
+    for template in template_folders(templates):
+        output.sweep(f"{CROPS}/{template}".rstrip("/"))
+        files = f"{FILES}/{template}".rstrip("/")
+        for unit in output.list_names(files):
+            output.sweep(f"{files}/{unit}")
 
 
 def forget_failed(output: Folder, committed: frozenset[str]) -> frozenset[str]:

@@ -17,7 +17,7 @@ from facemill.pipeline.config import Config, validate
 from facemill.pipeline.manifest import Manifest, read_manifest
 from facemill.pipeline.summary import committed_units
 from facemill.transforms.ops.crop_reading import read_crops
-from facemill.transforms.ops.layout import CropStore, faces_name, images_name
+from facemill.transforms.ops.layout import CropStore, faces_name, images_name, template_folders
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, SCHEMA_VERSION
 
@@ -49,7 +49,7 @@ class Output:
     @property
     def templates(self) -> tuple[str, ...]:
         """The names of the templates that the crops were made with."""
-        return (self.config.align.template,)
+        return self.config.align.templates
 
     def images(self) -> ds.Dataset:
         """The rows of the inputs, in the order of the units."""
@@ -82,7 +82,7 @@ class Output:
             raise ConfigError(
                 f"{self.folder.uri} holds no crops of the template {template!r}; there are {', '.join(self.templates)}"
             )
-        return (template or "") if len(self.templates) > 1 else ""
+        return template_folders(self.templates)[self.templates.index(template) if template else 0]
 
     def _dataset(self, names: list[str], schema: pa.Schema) -> ds.Dataset:
         if not names:

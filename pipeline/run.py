@@ -78,7 +78,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     with hold_lock(request.output):
         committed = committed_units(request.output)
         job, plan = prepare(request, listings, committed, err)
-        sweep_output(request.output)
+        sweep_output(request.output, request.config.align.templates)
         if request.retry_failed:
             committed -= forget_failed(request.output, committed)
         pending = plan.pending(committed)
@@ -92,15 +92,17 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
             outcome = _process(request, job, plan, pending, err) if pending else LocalOutcome()
         finally:
             if not request.detach:  # what is half-written then belongs to the job
-                sweep_output(request.output)
+                sweep_output(request.output, request.config.align.templates)
         committed = committed_units(request.output)
-        check_tables(request.output, committed, request.config.write.crops)
+        check_tables(request.output, committed, request.config.write.crops, request.config.align.templates)
         account = take_account(request.output, plan, committed)
     if request.detach and pending:
         again = f"when it has ended, facemill run --output {request.output.uri} counts them and does what is left"
         out.write(f"{len(pending):,} units are left to the job; {again}\n")
         return RunResult(account, outcome, is_detached=True)
-    out.write(format_account(account, request.output, request.config.write.crops) + "\n")
+    out.write(
+        format_account(account, request.output, request.config.write.crops, request.config.align.templates) + "\n"
+    )
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
     return RunResult(account, outcome)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from facemill.models.errors import OutputError
 from facemill.pipeline.plan import Plan
 from facemill.transforms.ops.committing import UnitSummary
-from facemill.transforms.ops.layout import CROPS, FACES, FILES, IMAGES, MARKERS, CropStore, marker_name
+from facemill.transforms.ops.layout import (
+    CROPS,
+    FACES,
+    FILES,
+    IMAGES,
+    MARKERS,
+    CropStore,
+    crops_name,
+    faces_name,
+    images_name,
+    marker_name,
+    template_folders,
+)
 from facemill.transforms.ops.storage import Folder
 
 
@@ -75,18 +87,17 @@ def _check(unit: UnitSummary, num_planned: int | None) -> None:
         raise OutputError(f"{unit.unit} does not balance: kept and rejected do not add up to {unit.num_faces} faces")
 
 
-def check_tables(output: Folder, units: Iterable[str], store: CropStore) -> None:
-    """Make sure that every committed unit has its files.
+def check_tables(output: Folder, units: Iterable[str], store: CropStore, templates: Sequence[str]) -> None:
+    """Make sure that every committed unit has its files; those of the store `files` are too many to look at.
 
     Raises:
         OutputError: Names the first that is missing.
     """
-    there = {f"{folder}/{name}" for folder in (IMAGES, FACES, CROPS) for name in output.list_names(folder)}
-    extension = {"tar": ".tar", "parquet": ".parquet"}.get(store)
+    stored_in = template_folders(templates) if store in ("tar", "parquet") else ()
+    folders = [IMAGES, FACES, *(f"{CROPS}/{template}".rstrip("/") for template in stored_in)]
+    there = {f"{folder}/{name}" for folder in folders for name in output.list_names(folder)}
     for unit in units:
-        expected = [f"{IMAGES}/{unit}.parquet", f"{FACES}/{unit}.parquet"]
-        expected += [f"{CROPS}/{unit}{extension}"] if extension else []
-        for name in expected:
+        for name in (images_name(unit), faces_name(unit), *(crops_name(unit, store, t) for t in stored_in)):
             if name not in there:
                 raise OutputError(
                     f"{output.join(name)} is missing, though {unit} was committed; "
@@ -94,9 +105,8 @@ def check_tables(output: Folder, units: Iterable[str], store: CropStore) -> None
                 )
 
 
-def format_account(account: Account, output: Folder, store: CropStore) -> str:
+def format_account(account: Account, output: Folder, store: CropStore, templates: Sequence[str]) -> str:
     """The printed summary."""
-    crops = {"tar": f"{CROPS}/*.tar", "parquet": f"{CROPS}/*.parquet", "files": f"{FILES}/", "none": "not asked for"}
     s = account.statuses
     lines = [
         f"images    {account.num_images:>9,}   one row each in {IMAGES}/",
@@ -105,7 +115,7 @@ def format_account(account: Account, output: Folder, store: CropStore) -> str:
         f"  no_face {s['no_face']:>9,}",
         f"  failed  {s['failed']:>9,}   {_reasons(account.failure_reasons)}".rstrip(),
         f"faces     {account.num_faces:>9,}   one row each in {FACES}/",
-        f"  kept    {account.num_kept:>9,}   crops: {crops[store]}",
+        f"  kept    {account.num_kept:>9,}   crops: {_describe_crops(store, templates)}",
         f"  rejected{account.num_faces - account.num_kept:>9,}   {_reasons(account.rejection_reasons)}".rstrip(),
     ]
     if s["failed"]:
@@ -116,6 +126,16 @@ def format_account(account: Account, output: Folder, store: CropStore) -> str:
         lines.append(f"candidates left out by the detector's caps: {account.num_capped:,}")
     lines.append(f"units     {account.num_units:>9,}   of {account.num_planned_units:,} committed in {output.uri}")
     return "\n".join(lines)
+
+
+def _describe_crops(store: CropStore, templates: Sequence[str]) -> str:
+    if store == "none":
+        return "not asked for"
+    pattern = {"tar": f"{CROPS}/*.tar", "parquet": f"{CROPS}/*.parquet"}.get(store, f"{FILES}/")
+    if len(templates) == 1:
+        return pattern
+    folder, slash, name = pattern.partition("/")
+    return f"{len(templates)} of each, {folder}/TEMPLATE{slash}{name}"
 
 
 def _reasons(counts: Counter[str]) -> str:

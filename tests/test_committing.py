@@ -21,15 +21,19 @@ import pytest
 from facemill.models.errors import OutputError
 from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.committing import UnitSummary, UnitWriter
-from facemill.transforms.ops.crops import WriteOptions
+from facemill.transforms.ops.crops import WriteOptions, encode_crop
 from facemill.transforms.ops.records import Faces, Failure, ImageRecord
 from facemill.transforms.ops.storage import AtomicFile, Folder
 
 RED = np.full((8, 8, 3), (250, 10, 10), np.uint8)
+GREEN = np.full((6, 5, 3), (10, 250, 10), np.uint8)
 
 
-def record(index: int, reasons: tuple[str, ...] = (), **changes: Any) -> ImageRecord:
-    """An image whose kept faces (reason "") have a red crop."""
+def record(
+    index: int, reasons: tuple[str, ...] = (), *, crop: tuple[bytes, ...] | None = None, **changes: Any
+) -> ImageRecord:
+    """An image whose kept faces (reason "") have a red crop, or those given."""
+    crop = (encode_crop(RED, WriteOptions()),) if crop is None else crop
     count = len(reasons)
     faces = Faces(
         boxes=np.arange(4 * count, dtype=np.float32).reshape(-1, 4),
@@ -38,7 +42,7 @@ def record(index: int, reasons: tuple[str, ...] = (), **changes: Any) -> ImageRe
         angles_deg=np.zeros((count, 3), np.float32),
         interocular_px=np.full(count, 2, np.float32),
         reasons=reasons,
-        crops=tuple(None if reason else RED for reason in reasons),
+        crops=tuple(None if reason else crop for reason in reasons),
     )
     made = ImageRecord(index, f"in/{index}.jpg", f"in/{index}.jpg", "", label="anna", num_bytes=100, faces=faces)
     return dataclasses.replace(made, **changes)
@@ -51,8 +55,15 @@ def failed(index: int) -> ImageRecord:
 UNIT = [record(0, ("", "yaw")), record(1), failed(2), record(3, ("yaw", "small")), record(4, ("", ""), num_capped=7)]
 
 
-def commit(output: Path, records: list[ImageRecord], *, num_images: int | None = None, **options: Any) -> UnitSummary:
-    writer = UnitWriter(Folder(str(output)), "unit-7", WriteOptions(**options), "f00d")
+def commit(
+    output: Path,
+    records: list[ImageRecord],
+    *,
+    num_images: int | None = None,
+    templates: tuple[str, ...] = ("arcface112",),
+    **options: Any,
+) -> UnitSummary:
+    writer = UnitWriter(Folder(str(output)), "unit-7", WriteOptions(**options), "f00d", templates)
     try:
         for one in records:
             writer.add(one)
@@ -133,7 +144,9 @@ def _parquet(output: Path) -> dict[str, bytes]:
 def test_every_store_holds_the_crops_in_colour(
     store: str, read: Callable[[Path], dict[str, bytes]], image_format: str, tmp_path: Path
 ) -> None:
-    commit(tmp_path, UNIT, crops=store, image_format=image_format)
+    encoded = encode_crop(RED, WriteOptions(image_format=image_format))  # type: ignore[arg-type]
+    unit = [record(one.index, one.faces.reasons if one.faces else (), crop=(encoded,)) for one in UNIT]
+    commit(tmp_path, unit, crops=store, image_format=image_format)
     extension = {"jpeg": "jpg", "png": "png"}[image_format]
     crops = read(tmp_path)
     assert sorted(crops) == [f"unit-7-{key}.{extension}" for key in ("000000-00", "000004-00", "000004-01")]
@@ -215,8 +228,8 @@ def test_what_does_not_balance_is_refused_and_leaves_nothing(
 
 
 def test_a_kept_face_without_its_crop_is_refused(tmp_path: Path) -> None:
-    faces = dataclasses.replace(record(0, ("", "")).faces, crops=(RED, None))  # type: ignore[type-var]
-    with pytest.raises(OutputError, match="2 faces kept, 1 crops"):
+    faces = dataclasses.replace(record(0, ("", "")).faces, crops=((b"jpeg",), None))  # type: ignore[type-var]
+    with pytest.raises(OutputError, match="2 faces kept, 1 crops in 1 templates"):
         commit(tmp_path, [record(0, faces=faces)])
     assert files(tmp_path) == set()
 
@@ -252,7 +265,7 @@ def test_the_marker_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_discarding_twice_or_after_a_commit_is_harmless(tmp_path: Path) -> None:
     for store in ("tar", "parquet", "files", "none"):
-        writer = UnitWriter(Folder(str(tmp_path / store)), "unit-7", WriteOptions(crops=store), "f00d")  # type: ignore[arg-type]
+        writer = UnitWriter(Folder(str(tmp_path / store)), "unit-7", WriteOptions(crops=store), "f00d", ("arcface112",))  # type: ignore[arg-type]
         writer.add(UNIT[0])
         writer.commit(num_images=1, started_at=0.0)
         before = files(tmp_path)
@@ -275,7 +288,7 @@ def test_a_damaged_marker_is_one_clear_error(content: bytes) -> None:
 
 def test_a_store_in_memory() -> None:
     output = Folder("memory://committing")
-    writer = UnitWriter(output, "unit-7", WriteOptions(), "f00d")
+    writer = UnitWriter(output, "unit-7", WriteOptions(), "f00d", ("arcface112",))
     for one in UNIT:
         writer.add(one)
     assert not output.exists("crops/unit-7.tar")

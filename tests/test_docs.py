@@ -11,6 +11,7 @@ import pytest
 
 from facemill.models.errors import FAILURE_REASONS
 from facemill.pipeline.config import Config
+from facemill.transforms.ops.alignment import NO_CROP
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA
 from facemill.transforms.ops.verdict import VERDICT_REASONS
 
@@ -42,7 +43,7 @@ def test_every_column_is_documented(schema: object) -> None:
 def test_every_reason_is_documented() -> None:
     for reason in FAILURE_REASONS:
         assert f"| `{reason}` |" in read("docs/inputs.md")
-    for reason in VERDICT_REASONS:
+    for reason in (*VERDICT_REASONS, NO_CROP):
         assert reason in read("docs/output.md")
 
 

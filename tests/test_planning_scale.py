@@ -85,7 +85,7 @@ def commit_without_faces(inputs: Path, output: Folder) -> int:
     append_units(output, read_plan(output), units)
     for unit in units:
         faces = Faces(*(np.zeros(shape, np.float32) for shape in ((0, 4), (0,), (0, 5, 2), (0, 3), (0,))))
-        writer = UnitWriter(output, unit.name, config.write, config.fingerprint)
+        writer = UnitWriter(output, unit.name, config.write, config.fingerprint, config.align.templates)
         writer.add(ImageRecord(0, unit.sources[0], unit.sources[0], "", faces=faces))
         writer.commit(num_images=1, started_at=0.0)
     return len(units)

@@ -22,6 +22,7 @@ from facemill.transforms.elements import Batch, Element
 from facemill.transforms.judge import _JudgeFn
 from facemill.transforms.landmarks import _LandmarksFn
 from facemill.transforms.ops.alignment import AlignOptions
+from facemill.transforms.ops.crops import WriteOptions
 from facemill.transforms.ops.decoding import ImageHeader, decode_at, read_header
 from facemill.transforms.ops.options import DecodeOptions
 from facemill.transforms.ops.records import ImageRecord
@@ -33,6 +34,8 @@ from facemill.transforms.ops.reduction import (
     pixel_grid,
 )
 from facemill.transforms.ops.verdict import JudgeOptions
+
+PNG = WriteOptions(image_format="png")
 
 # EXIF 2.32, tag 0x0112: how a picture is to be stored so that a reader turns it upright.
 STORE = {
@@ -64,13 +67,20 @@ def record_of(data: bytes, index: int = 0) -> ImageRecord:
     return ImageRecord(index, f"in/{index}.jpg", f"in/{index}.jpg", "", data=data, num_bytes=len(data))
 
 
+def crops_of(record: ImageRecord) -> list[np.ndarray]:
+    assert record.faces is not None
+    return [
+        np.asarray(Image.open(io.BytesIO(content))) for contents in record.faces.crops for content in contents or ()
+    ]
+
+
 def steps(policy: Any, detector: DetectorOptions) -> list[DoFn]:
     chain = [
         _DecodeFn(DecodeOptions(policy=policy), 1 << 22, detector),
         _DetectFn(detector),
         _LandmarksFn(detector, False),
         _JudgeFn(JudgeOptions()),
-        _AlignFn(AlignOptions()),
+        _AlignFn(AlignOptions(), PNG),
     ]
     for step in chain:
         step.setup()
@@ -224,9 +234,7 @@ def test_faces_and_crops_of_a_reduced_picture_are_those_of_the_full_one(orientat
     assert np.abs(shifts).max() < 0.06 * eye_distance_px
     assert np.abs(shifts.mean(axis=0)).max() < 3
     assert aligned.faces.reasons == in_full.faces.reasons == ("",)
-    crop, expected = aligned.faces.crops[0], in_full.faces.crops[0]
-    assert crop is not None
-    assert expected is not None
+    (crop,), (expected,) = crops_of(aligned), crops_of(in_full)
     assert np.abs(crop.astype(int) - expected).mean() < 10
 
 
@@ -236,18 +244,15 @@ def test_a_crop_is_cut_from_a_picture_that_is_large_enough() -> None:
     assert judged.reduction == 4
     assert judged.data is not None
     assert (aligned.image, aligned.data) == (None, None)
-    assert aligned.faces is not None
-    (crop,) = aligned.faces.crops
-    assert crop is not None
+    (crop,) = crops_of(aligned)
     sharpness = cv2.Laplacian(crop, cv2.CV_64F).var()
     coarse = dataclasses.replace(judged, data=None, width=LARGE_WH[0] // 4, height=LARGE_WH[1] // 4, reduction=1)
     assert judged.faces is not None
     coarse = dataclasses.replace(coarse, faces=dataclasses.replace(judged.faces, landmarks=judged.faces.landmarks / 4))
-    align = _AlignFn(AlignOptions())
+    align = _AlignFn(AlignOptions(), PNG)
     (element,) = align.process(Batch("unit", (coarse,)))
     assert isinstance(element, Batch)
-    assert element.records[0].faces is not None
-    (blurred,) = element.records[0].faces.crops
+    (blurred,) = crops_of(element.records[0])
     assert sharpness > 1.1 * cv2.Laplacian(blurred, cv2.CV_64F).var()
 
 

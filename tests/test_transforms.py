@@ -39,6 +39,8 @@ from facemill.transforms.ops.verdict import JudgeOptions
 from facemill.transforms.read import ReadImages
 from facemill.transforms.write import WriteUnit
 
+PNG = WriteOptions(image_format="png")
+
 _outputs: list[Any] = []
 
 
@@ -268,16 +270,17 @@ class TestJudgeAndAlign:
 
     def test_points_at_the_template_give_the_picture_itself(self) -> None:
         faces = dataclasses.replace(faces_at(ARCFACE, ARCFACE), reasons=("", "yaw"))
-        aligned = apply(AlignFaces(AlignOptions()), [batch(record(image=self.IMAGE, faces=faces)), END])
+        aligned = apply(AlignFaces(AlignOptions(), PNG), [batch(record(image=self.IMAGE, faces=faces)), END])
         (one,) = records_of(aligned)
         assert one.faces is not None and one.image is None
-        crop, rejected = one.faces.crops
-        assert rejected is None
-        assert crop is not None and crop.shape == (112, 112, 3) and crop.dtype == np.uint8
+        kept, rejected = one.faces.crops
+        assert rejected is None and kept is not None
+        (crop,) = (np.asarray(Image.open(io.BytesIO(content))) for content in kept)
+        assert crop.shape == (112, 112, 3) and crop.dtype == np.uint8
         assert np.abs(crop.astype(int) - self.IMAGE).max() <= 1
         assert aligned[-1] == END
 
-    @pytest.mark.parametrize("transform", [JudgeFaces(JudgeOptions()), AlignFaces(AlignOptions())])
+    @pytest.mark.parametrize("transform", [JudgeFaces(JudgeOptions()), AlignFaces(AlignOptions(), PNG)])
     def test_an_image_without_faces(self, transform: beam.PTransform) -> None:
         (one,) = records_of(apply(transform, [batch(record(image=self.IMAGE, faces=faces_at()))]))
         assert one.failure is None
@@ -289,7 +292,7 @@ STEPS = {
     "detect": DetectFaces(DetectorOptions()),
     "landmarks": LocateLandmarks(DetectorOptions(), False),
     "judge": JudgeFaces(JudgeOptions()),
-    "align": AlignFaces(AlignOptions()),
+    "align": AlignFaces(AlignOptions(), PNG),
 }
 
 
@@ -348,14 +351,14 @@ class TestWriteUnit:
     def image(self, index: int) -> ImageRecord:
         """An image with one kept face."""
         angles = np.zeros((1, 3), np.float32)
-        crops = (np.zeros((112, 112, 3), np.uint8),)
+        crops = ((b"jpeg",),)
         faces = dataclasses.replace(
             faces_at(ARCFACE), angles_deg=angles, interocular_px=angles[:, 0], reasons=("",), crops=crops
         )
         return record(index, faces=faces)
 
     def write(self, elements: Sequence[Element], tmp_path: Path) -> list[Any]:
-        return apply(WriteUnit(Folder(str(tmp_path)), WriteOptions(), "f00d"), elements)
+        return apply(WriteUnit(Folder(str(tmp_path)), WriteOptions(), "f00d", ("arcface112",)), elements)
 
     def files(self, tmp_path: Path) -> list[str]:
         return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())

@@ -50,10 +50,10 @@ class ElementCoder(beam.coders.Coder):
         return pickle.loads(encoded)
 
     def estimate_size(self, value: Element) -> int:
-        """Bytes of the pixels and of the encoded files, the rest being small."""
+        """Bytes of the pixels, of the encoded files and of the crops, the rest being small."""
         if not isinstance(value, Batch):
             return 64
-        return sum(256 + len(r.data or b"") + (0 if r.image is None else r.image.nbytes) for r in value.records)
+        return sum(256 + _num_bytes(record) for record in value.records)
 
     def is_deterministic(self) -> bool:
         return False
@@ -63,6 +63,15 @@ class ElementCoder(beam.coders.Coder):
 
 
 beam.coders.registry.register_coder(Element, ElementCoder)
+
+
+def _num_bytes(record: ImageRecord) -> int:
+    crops = () if record.faces is None else record.faces.crops
+    return (
+        len(record.data or b"")
+        + (0 if record.image is None else record.image.nbytes)
+        + sum(len(content) for contents in crops for content in contents or ())
+    )
 
 
 def map_images(element: Element, step: Callable[[ImageRecord], ImageRecord]) -> Element:

@@ -22,25 +22,28 @@ class WriteUnit(beam.PTransform):
         output: The output folder.
         options: How crops are stored.
         fingerprint: Of the configuration, for the markers.
+        templates: The names of those that the crops come in.
     """
 
     output: Folder
     options: WriteOptions
     fingerprint: str
+    templates: tuple[str, ...]
 
     def expand(self, elements: beam.PCollection[Element]) -> beam.PCollection[UnitSummary]:
         """PCollection of `Element` -> PCollection of `UnitSummary`, one per committed unit."""
-        write = _WriteFn(self.output, self.options, self.fingerprint)
+        write = _WriteFn(self.output, self.options, self.fingerprint, self.templates)
         return elements | "CommitUnit" >> beam.ParDo(write).with_output_types(UnitSummary)
 
 
 class _WriteFn(beam.DoFn):
     """Holds the open units between elements: their batches arrive in order, and in one bundle with their end."""
 
-    def __init__(self, output: Folder, options: WriteOptions, fingerprint: str) -> None:
+    def __init__(self, output: Folder, options: WriteOptions, fingerprint: str, templates: tuple[str, ...]) -> None:
         self._output = output
         self._options = options
         self._fingerprint = fingerprint
+        self._templates = templates
         self._open: dict[str, UnitWriter] = {}
 
     def start_bundle(self) -> None:
@@ -81,7 +84,7 @@ class _WriteFn(beam.DoFn):
 
     def _open_unit(self, unit: str) -> UnitWriter:
         if unit not in self._open:
-            self._open[unit] = UnitWriter(self._output, unit, self._options, self._fingerprint)
+            self._open[unit] = UnitWriter(self._output, unit, self._options, self._fingerprint, self._templates)
         return self._open[unit]
 
     def _discard_all(self) -> None:

@@ -1,4 +1,4 @@
-"""Similarity transforms of landmarks, and crops cut along them without aliasing.
+"""From a face to the matrix of its crop: similarities of landmarks, rectangles of boxes, the square of FFHQ.
 
 Coordinates are pixels, integer coordinates being pixel centres. Matrices are (2, 3), as `cv2.warpAffine` takes them:
 they lead from the picture to the crop.
@@ -6,40 +6,59 @@ they lead from the picture to the crop.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from facemill.models.errors import ConfigError
-from facemill.transforms.ops.templates import Template, get_template
-
-Border = Literal["black", "white", "replicate", "reflect"]
-BORDERS: tuple[str, ...] = get_args(Border)
+from facemill.transforms.ops.own_templates import TemplateDefinition, check_names, find_template
+from facemill.transforms.ops.templates import BoxTemplate, PointTemplate, Template
+from facemill.transforms.ops.warping import BORDERS, Border, warp_affine
 
 # Below this share of the numbers involved, a length is rounding noise.
 _DEGENERATE = 1e-12
-_FILL = {"black": 0, "white": 255}
+# The reason of a face that was kept, but whose box or landmarks determine no crop in one of the templates.
+NO_CROP = "no_crop"
+
+
+class CropError(ValueError):
+    """A face's box or landmarks determine no crop that shows anything of the picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlignOptions:
-    """How crops are cut; ConfigError where a name is unknown.
+    """How crops are cut; ConfigError where a name is unknown, or a template impossible.
 
     Attributes:
-        template: Where the five landmarks go in the crop, and its size.
+        template: What the crop shows and its size: a template's name, or a list of names for crops in each of them.
+        own: Templates of your own, by name; see `TemplateDefinition`.
         border: What lies outside of the picture: one colour, the nearest pixel, or the mirrored picture.
     """
 
-    template: str = "arcface112"
+    template: str | tuple[str, ...] = "arcface112"
+    own: Mapping[str, TemplateDefinition] = field(default_factory=dict)
     border: Border = "black"
 
     def __post_init__(self) -> None:
-        get_template(self.template)
+        check_names(self.own)
+        if not self.templates:
+            raise ConfigError("template must name at least one template, got an empty list")
+        for index, name in enumerate(self.templates):
+            find_template(name, self.own)
+            if name in self.templates[:index]:
+                raise ConfigError(f"template names {name} twice")
         if self.border not in BORDERS:
             raise ConfigError(f"border must be one of {', '.join(BORDERS)}, got {self.border!r}")
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The names of the templates, in their order."""
+        return (self.template,) if isinstance(self.template, str) else self.template
+
+    def find_templates(self) -> tuple[Template, ...]:
+        """The templates of these names."""
+        return tuple(find_template(name, self.own) for name in self.templates)
 
 
 def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -74,88 +93,96 @@ def estimate_similarity(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
     return np.column_stack([linear, to_offset - linear @ from_offset])
 
 
-def similarity_scale(matrix: np.ndarray) -> float:
-    """How many times larger a (2, 3) similarity makes things."""
-    return math.hypot(matrix[0, 0], matrix[1, 0])
+def crop_matrix(template: Template, box: np.ndarray, landmarks: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray:
+    """Where a template wants a face: box (4,) px, landmarks (5, 2) px, size of the picture -> (2, 3) float64.
+
+    Raises:
+        CropError: The box or the landmarks, whichever the template goes by, determine no crop, or one that lies beside
+            the picture, or in which the picture is smaller than a pixel.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            if isinstance(template, PointTemplate):
+                matrix = estimate_similarity(landmarks, template.points)
+            elif isinstance(template, BoxTemplate):
+                matrix = _box_matrix(template, np.asarray(box, dtype=np.float64), image_wh)
+            else:
+                matrix = _ffhq_matrix(landmarks, template.size_wh[0])
+            shows = np.isfinite(matrix).all() and _shows_picture(matrix, template.size_wh, image_wh)
+    except ValueError as error:
+        raise CropError(f"{template.name}: {error}") from error
+    if not shows:
+        raise CropError(f"{template.name}: the crop would show nothing of the picture")
+    return matrix
+
+
+def _box_matrix(template: BoxTemplate, box: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray:
+    """The rectangle of a box with its margin, stretched to the crop."""
+    if not np.isfinite(box).all() or not (box[2:] > box[:2]).all():
+        raise ValueError("the box has no area")
+    if template.rule == "square":
+        half = (0.5 + template.margin) * (box[2:] - box[:2]).max()
+        center = (box[:2] + box[2:]) / 2
+        first, last = center - half, center + half
+    else:
+        half = _half_margin(template, box)
+        # Rows and columns from the first up to the last; their outer edges lie half a pixel before their centres.
+        first = np.trunc(np.maximum(box[:2] - half, 0)) - 0.5
+        last = np.trunc(np.minimum(box[2:] + half, image_wh)) - 0.5
+        if not (last > first).all():
+            raise ValueError("the box holds no pixel of the picture")
+    scale_xy = template.size_wh / (last - first)
+    return np.column_stack([np.diag(scale_xy), -first * scale_xy - 0.5])
+
+
+def _half_margin(template: BoxTemplate, box: np.ndarray) -> np.ndarray:
+    """What is added on each side of the box in x and y: (2,) px of the picture."""
+    if template.rule == "facenet":
+        return np.full(2, template.margin / 2)
+    return template.margin * (box[2:] - box[:2]) / (template.size_wh[0] - template.margin) / 2
+
+
+def _ffhq_matrix(landmarks: np.ndarray, size: int) -> np.ndarray:
+    """The square of the FFHQ script: along the mean of the eyes' line and the upright of the line to the mouth.
+
+    Half its side is the larger of 2 times the eyes' distance and 1.8 times that of eyes and mouth; its centre lies a
+    tenth of the way from the eyes to the mouth.
+    """
+    left_eye, right_eye, _, mouth_left, mouth_right = np.asarray(landmarks, dtype=np.float64) @ (1, 1j)
+    eyes, mouth = (left_eye + right_eye) / 2, (mouth_left + mouth_right) / 2
+    eye_to_eye, eye_to_mouth = right_eye - left_eye, mouth - eyes
+    direction = eye_to_eye - 1j * eye_to_mouth  # a quarter turn anticlockwise, as seen, of the way down
+    longest = max(2 * abs(eye_to_eye), 1.8 * abs(eye_to_mouth))
+    if not abs(direction) > _DEGENERATE * longest:
+        raise ValueError("the eyes and the mouth determine no square")
+    half_side = direction / abs(direction) * longest
+    z = size / (2 * half_side)
+    shift = (size - 1) / 2 * (1 + 1j) - z * (eyes + 0.1 * eye_to_mouth)
+    return np.array([[z.real, -z.imag, shift.real], [z.imag, z.real, shift.imag]])
+
+
+def _shows_picture(matrix: np.ndarray, size_wh: tuple[int, int], image_wh: tuple[int, int]) -> bool:
+    """Whether the crop overlaps the picture, which fills at least one of its pixels.
+
+    Two parallelograms are apart if and only if they are along a side of one of them.
+    """
+    linear = np.linalg.inv(matrix[:, :2])
+    inverse = np.column_stack([linear, -linear @ matrix[:, 2]])
+    fills = bool((np.hypot(*matrix[:, :2]) * image_wh >= 1).all())
+    return fills and _reaches(matrix, image_wh, size_wh) and _reaches(inverse, size_wh, image_wh)
+
+
+def _reaches(matrix: np.ndarray, from_wh: tuple[int, int], to_wh: tuple[int, int]) -> bool:
+    """Whether the upright rectangle around one raster's area, moved by `matrix`, overlaps that of the other."""
+    right, bottom = from_wh[0] - 0.5, from_wh[1] - 0.5
+    corners = transform_points(matrix, np.array([[-0.5, -0.5], [right, -0.5], [-0.5, bottom], [right, bottom]]))
+    return bool((corners.max(axis=0) > -0.5).all() and (corners.min(axis=0) < np.subtract(to_wh, 0.5)).all())
 
 
 def align_face(image: np.ndarray, landmarks: np.ndarray, template: Template, *, border: Border = "black") -> np.ndarray:
-    """The crop that puts a face at the template's places: (H, W, 3) uint8 and (5, 2) px -> (h, w, 3) uint8.
+    """The crop of a face in a template that goes by landmarks: (H, W, 3) uint8, (5, 2) px -> (h, w, 3) uint8.
 
-    ValueError where the landmarks determine no similarity.
+    CropError where the landmarks determine none.
     """
-    matrix = estimate_similarity(landmarks, template.points)
-    return warp_similarity(image, matrix, template.size_wh, border=border)
-
-
-def warp_similarity(
-    image: np.ndarray, matrix: np.ndarray, size_wh: tuple[int, int], *, border: Border = "black"
-) -> np.ndarray:
-    """Cut a crop along a similarity: (H, W, 3) uint8 and (2, 3) -> (h, w, 3) uint8.
-
-    When shrinking, each pixel of the crop is the mean over about the area it covers in the picture, so nothing
-    aliases: the picture is averaged over squares of whole pixels, sampled at twice the crop's size and averaged again.
-    When enlarging, it is plain bilinear: cubic would be sharper, but it overshoots at edges, and recognition sets
-    are commonly made by bilinear. `border` rules what lies outside of the picture: one colour, the nearest pixel, or
-    the mirrored picture. Only the region that the crop covers is read, so time and memory do not grow with the picture.
-    """
-    matrix = np.asarray(matrix, dtype=np.float64)
-    scale = similarity_scale(matrix)
-    oversampling = 2 if scale < 1 else 1
-    height, width = image.shape[:2]
-    block_wh = (_block_size(scale, width), _block_size(scale, height))
-    x, y = _source_coordinates(matrix, size_wh, oversampling)
-    x, columns = _fold((x + 0.5) / block_wh[0] - 0.5, math.ceil(width / block_wh[0]), border)
-    y, rows = _fold((y + 0.5) / block_wh[1] - 0.5, math.ceil(height / block_wh[1]), border)
-    crop = cv2.remap(
-        _block_means(image, rows, columns, block_wh),
-        (x - columns.start).astype(np.float32),
-        (y - rows.start).astype(np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT if border in _FILL else cv2.BORDER_REPLICATE,
-        borderValue=(_FILL.get(border, 0),) * 3,
-    )
-    return crop if oversampling == 1 else cv2.resize(crop, size_wh, interpolation=cv2.INTER_AREA)
-
-
-def _block_size(scale: float, extent: int) -> int:
-    """Side in px, in [1, extent], of the squares to average over: just no smaller than half a pixel of the crop."""
-    return max(math.ceil(min(0.5 / scale, extent)), 1)
-
-
-def _source_coordinates(
-    matrix: np.ndarray, size_wh: tuple[int, int], oversampling: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """x and y in the picture of each pixel of the oversampled crop: two (h, w) float64."""
-    inverse = np.linalg.inv(matrix[:, :2])
-    u = (np.arange(size_wh[0] * oversampling) + 0.5) / oversampling - 0.5 - matrix[0, 2]
-    v = (np.arange(size_wh[1] * oversampling)[:, None] + 0.5) / oversampling - 0.5 - matrix[1, 2]
-    return inverse[0, 0] * u + inverse[0, 1] * v, inverse[1, 0] * u + inverse[1, 1] * v
-
-
-def _fold(coordinates: np.ndarray, count: int, border: Border) -> tuple[np.ndarray, slice]:
-    """Coordinates brought to where the border rule takes its values among `count` cells, and the cells they need."""
-    if border in _FILL:
-        coordinates = np.clip(coordinates, -1, count)
-    elif border == "replicate":
-        coordinates = np.clip(coordinates, 0, count - 1)
-    else:
-        coordinates = count - np.abs(np.mod(coordinates + 0.5, 2 * count) - count) - 0.5
-    start = min(max(math.floor(coordinates.min()), 0), count - 1)
-    stop = min(max(math.floor(coordinates.max()) + 2, start + 1), count)
-    return coordinates, slice(start, stop)
-
-
-def _block_means(image: np.ndarray, rows: slice, columns: slice, block_wh: tuple[int, int]) -> np.ndarray:
-    """Means over blocks of pixels, for the given rows and columns of blocks; a cut-off last block is filled up."""
-    block_width, block_height = block_wh
-    region = image[
-        rows.start * block_height : rows.stop * block_height, columns.start * block_width : columns.stop * block_width
-    ]
-    if block_wh == (1, 1):
-        return region
-    cells_wh = (columns.stop - columns.start, rows.stop - rows.start)
-    missing_x, missing_y = cells_wh[0] * block_width - region.shape[1], cells_wh[1] * block_height - region.shape[0]
-    if missing_x or missing_y:
-        region = cv2.copyMakeBorder(region, 0, missing_y, 0, missing_x, cv2.BORDER_REPLICATE)
-    return cv2.resize(region, cells_wh, interpolation=cv2.INTER_AREA)
+    matrix = crop_matrix(template, np.full(4, np.nan), landmarks, (image.shape[1], image.shape[0]))
+    return warp_affine(image, matrix, template.size_wh, border=border)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -13,8 +13,8 @@ import pyarrow as pa
 from facemill.models.errors import OutputError
 from facemill.models.weights import model_files
 from facemill.transforms.ops import heartbeat
-from facemill.transforms.ops.crops import CropWriter, WriteOptions, encode_crop, open_crop_writer
-from facemill.transforms.ops.layout import crop_key, faces_name, images_name, marker_name
+from facemill.transforms.ops.crops import CropWriter, WriteOptions, open_crop_writer
+from facemill.transforms.ops.layout import crop_key, faces_name, images_name, marker_name, template_folders
 from facemill.transforms.ops.records import ImageRecord
 from facemill.transforms.ops.storage import Folder, output_error
 from facemill.transforms.ops.table_writer import TableWriter
@@ -64,11 +64,15 @@ class UnitSummary:
 class UnitWriter:
     """Writes the rows and crops of one unit as they come; `commit` makes them appear and writes the marker, last.
 
+    `templates` are the names of those that the crops come in.
+
     Raises:
         OutputError: From every method, where the store refuses the write.
     """
 
-    def __init__(self, output: Folder, unit: str, options: WriteOptions, fingerprint: str) -> None:
+    def __init__(
+        self, output: Folder, unit: str, options: WriteOptions, fingerprint: str, templates: Sequence[str]
+    ) -> None:
         self._output = output
         self._unit = unit
         self._options = options
@@ -76,13 +80,17 @@ class UnitWriter:
         self._is_in_order = True
         self._parts: list[CropWriter | TableWriter] = []
         try:
-            self._crops = open_crop_writer(output, unit, options.crops)
-            self._parts.append(self._crops)
+            self._crops = [self._open_crops(folder) for folder in template_folders(templates)]
             self._faces = self._open_table(faces_name(unit), FACES_SCHEMA)
             self._images = self._open_table(images_name(unit), IMAGES_SCHEMA)
         except BaseException:
             self.discard()
             raise
+
+    def _open_crops(self, template: str) -> CropWriter:
+        writer = open_crop_writer(self._output, self._unit, self._options.crops, template)
+        self._parts.append(writer)
+        return writer
 
     def _open_table(self, name: str, schema: pa.Schema) -> TableWriter:
         models = {file.name: file.sha256 for file in model_files()}
@@ -127,16 +135,18 @@ class UnitWriter:
             part.discard()
 
     def _write_crops(self, record: ImageRecord) -> tuple[str | None, ...]:
+        """The name of each face's crop, which is the same in all templates; None where there is none."""
         if record.faces is None:
             return ()
+        if self._options.crops == "none":
+            return (None,) * len(record.faces)
         names: list[str | None] = []
-        for index, crop in enumerate(record.faces.crops):
-            if crop is None or self._options.crops == "none":
-                names.append(None)
-                continue
-            name = crop_key(self._unit, record.index, index) + self._options.extension
-            self._crops.add(name, encode_crop(crop, self._options), record.label)
-            self._summary.num_crops += 1
+        for index, contents in enumerate(record.faces.crops):
+            name = None if contents is None else crop_key(self._unit, record.index, index) + self._options.extension
+            if contents is not None and name is not None:
+                for writer, content in zip(self._crops, contents, strict=True):
+                    writer.add(name, content, record.label)
+                self._summary.num_crops += len(contents)
             names.append(name)
         return tuple(names)
 
@@ -162,9 +172,10 @@ class UnitWriter:
                 f"unit {self._unit} does not balance: {num_images} images were read, {summary.num_images} arrived at "
                 "the writer, or in another order. The runner must keep the steps between read and write together"
             )
-        if self._options.crops != "none" and summary.num_crops != summary.num_kept:
+        if self._options.crops != "none" and summary.num_crops != summary.num_kept * len(self._crops):
             raise OutputError(
-                f"unit {self._unit} does not balance: {summary.num_kept} faces kept, {summary.num_crops} crops"
+                f"unit {self._unit} does not balance: {summary.num_kept} faces kept, {summary.num_crops} crops in "
+                f"{len(self._crops)} templates"
             )
 
     @contextmanager

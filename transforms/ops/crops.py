@@ -9,14 +9,16 @@ from typing import Literal, Protocol
 import cv2
 import numpy as np
 import pyarrow as pa
+import simplejpeg  # type: ignore[import-untyped]
 
 from facemill.models.errors import ConfigError
-from facemill.transforms.ops.layout import CROPS, FILES, CropStore
+from facemill.transforms.ops.layout import CropStore, crops_name
 from facemill.transforms.ops.storage import AtomicFile, Folder
 from facemill.transforms.ops.table_writer import TableWriter
 
 _PARQUET_SCHEMA = pa.schema([("crop", pa.string()), ("image", pa.binary()), ("label", pa.string())])
 _GROUP_ROWS = 256
+_SUBSAMPLING = "420"  # of the colours, as OpenCV and Pillow do by default
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,11 @@ class WriteOptions:
 
 def encode_crop(crop: np.ndarray, options: WriteOptions) -> bytes:
     """(H, W, 3) uint8 RGB -> the bytes of a JPEG or PNG file."""
-    parameters = [cv2.IMWRITE_JPEG_QUALITY, options.jpeg_quality] if options.image_format == "jpeg" else []
-    done, encoded = cv2.imencode(options.extension, crop[:, :, ::-1], parameters)
+    if options.image_format == "jpeg":
+        # In less than half the time of cv2.imencode, by the same library.
+        pixels = np.ascontiguousarray(crop)
+        return bytes(simplejpeg.encode_jpeg(pixels, options.jpeg_quality, "RGB", _SUBSAMPLING, fastdct=False))
+    done, encoded = cv2.imencode(options.extension, crop[:, :, ::-1])
     assert done, f"OpenCV could not encode a crop of shape {crop.shape} as {options.image_format}"
     return encoded.tobytes()
 
@@ -64,14 +69,15 @@ class CropWriter(Protocol):
         """Leave nothing behind."""
 
 
-def open_crop_writer(output: Folder, unit: str, store: CropStore) -> CropWriter:
-    """The writer for `store`, writing below `output`."""
+def open_crop_writer(output: Folder, unit: str, store: CropStore, template: str = "") -> CropWriter:
+    """The writer for `store`, writing below `output`; `template` is empty where it is alone."""
+    name = crops_name(unit, store, template)
     if store == "tar":
-        return _TarWriter(output, unit)
+        return _TarWriter(output, name)
     if store == "files":
-        return _FilesWriter(output, unit)
+        return _FilesWriter(output, name)
     if store == "parquet":
-        return _ParquetWriter(output, unit)
+        return _ParquetWriter(output, name)
     return _NoWriter()
 
 
@@ -81,8 +87,8 @@ class _TarWriter:
     Members are written as blocks, since `TarFile` remembers each of them.
     """
 
-    def __init__(self, output: Folder, unit: str) -> None:
-        self._file = AtomicFile(output, f"{CROPS}/{unit}.tar")
+    def __init__(self, output: Folder, name: str) -> None:
+        self._file = AtomicFile(output, name)
 
     def add(self, name: str, content: bytes, label: str | None) -> None:
         member = tarfile.TarInfo(name)
@@ -102,9 +108,9 @@ class _TarWriter:
 class _FilesWriter:
     """One file per crop in a folder per unit; each is written atomically, and the unit's marker says when all are."""
 
-    def __init__(self, output: Folder, unit: str) -> None:
+    def __init__(self, output: Folder, folder: str) -> None:
         self._output = output
-        self._folder = f"{FILES}/{unit}"
+        self._folder = folder
         self._names: set[str] = set()
 
     def add(self, name: str, content: bytes, label: str | None) -> None:
@@ -124,8 +130,7 @@ class _FilesWriter:
 class _ParquetWriter:
     """One Parquet file per unit, with the encoded crops as a binary column."""
 
-    def __init__(self, output: Folder, unit: str) -> None:
-        name = f"{CROPS}/{unit}.parquet"
+    def __init__(self, output: Folder, name: str) -> None:
         self._table = TableWriter(output, name, _PARQUET_SCHEMA, group_rows=_GROUP_ROWS, compression="none")
 
     def add(self, name: str, content: bytes, label: str | None) -> None:

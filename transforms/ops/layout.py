@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 MANIFEST = "manifest.json"
@@ -35,6 +36,11 @@ def crops_name(unit: str, store: CropStore, template: str = "") -> str:
     folder = FILES if store == "files" else CROPS
     ending = {"tar": ".tar", "parquet": ".parquet"}.get(store, "")
     return f"{folder}/{template}/{unit}{ending}" if template else f"{folder}/{unit}{ending}"
+
+
+def template_folders(templates: Sequence[str]) -> tuple[str, ...]:
+    """What `crops_name` is told for each of the templates of an output folder: nothing where there is one alone."""
+    return tuple(templates) if len(templates) > 1 else ("",)
 
 
 def crop_key(unit: str, image_index: int, face_index: int) -> str:

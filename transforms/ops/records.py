@@ -28,7 +28,7 @@ class Faces:
     angles_deg: np.ndarray | None = None  # (N, 3) float32: yaw, pitch, roll
     interocular_px: np.ndarray | None = None  # (N,) float32
     reasons: tuple[str, ...] = ()  # why a face was not kept; "" where it was
-    crops: tuple[np.ndarray | None, ...] = ()  # aligned RGB uint8 of the kept faces
+    crops: tuple[tuple[bytes, ...] | None, ...] = ()  # of the kept faces, encoded, one per template
 
     def __len__(self) -> int:
         return len(self.boxes)

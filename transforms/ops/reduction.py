@@ -15,11 +15,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from facemill.models.options import DetectorOptions, smallest_face_px
-from facemill.transforms.ops.alignment import AlignOptions, estimate_similarity, similarity_scale
+from facemill.transforms.ops.alignment import AlignOptions
+from facemill.transforms.ops.cutting import largest_scale, place_crops
 from facemill.transforms.ops.decoding import ImageHeader, decode_at
 from facemill.transforms.ops.jpeg import reduced_size
 from facemill.transforms.ops.records import ImageRecord
-from facemill.transforms.ops.templates import get_template
 from facemill.transforms.ops.turning import TURNS
 
 REDUCTIONS = (8, 4, 2)
@@ -56,9 +56,8 @@ class ForCrops:
 
     def __call__(self, record: ImageRecord) -> int:
         assert record.faces is not None
-        template = get_template(self.align.template)
-        kept = [p for p, reason in zip(record.faces.landmarks, record.faces.reasons, strict=True) if not reason]
-        return crop_reduction(max(similarity_scale(estimate_similarity(points, template.points)) for points in kept))
+        _, matrices = place_crops(record.faces, self.align.find_templates(), record.size_wh)
+        return crop_reduction(largest_scale(matrices))
 
 
 class PixelGrid(NamedTuple):
@@ -72,6 +71,13 @@ class PixelGrid(NamedTuple):
         if self.reduction == 1:
             return points
         return (np.asarray(points, dtype=np.float64) + 0.5 - self.origin_xy) / self.reduction - 0.5
+
+    def matrix_from_original(self, matrix: np.ndarray) -> np.ndarray:
+        """A (2, 3) matrix that takes px of the original -> the same for px of the picture."""
+        if self.reduction == 1:
+            return matrix
+        corner = (self.reduction - 1) / 2 + np.array(self.origin_xy)  # the first pixel's centre
+        return np.column_stack([matrix[:, :2] * self.reduction, matrix[:, 2] + matrix[:, :2] @ corner])
 
     def to_corner(self, coordinates: np.ndarray) -> np.ndarray:
         """Boxes (N, 4) or points (..., 2), px of the original -> px of the same size, but from the picture's corner."""
@@ -113,7 +119,7 @@ def landmark_reduction(boxes: np.ndarray) -> int:
 
 def crop_reduction(scale: float) -> int:
     """How far a picture may be reduced for a crop at `scale` of the original, without its being enlarged."""
-    return _largest_reduction(1 / scale)
+    return _largest_reduction(1 / scale if scale else np.inf)
 
 
 def _largest_reduction(limit: float) -> int:
