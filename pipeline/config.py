@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +24,9 @@ from facemill.transforms.ops.reading import ReadOptions
 from facemill.transforms.ops.verdict import JudgeOptions
 
 Tree = dict[str, Any]
+T = TypeVar("T")
+# By which pydantic says what it took a value for that may be of several types.
+_UNION_MEMBERS = frozenset({"str", "int", "tuple[str, ...]", "tuple[int, int]"})
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def load_config(source: str | None = None, settings: Sequence[str] = ()) -> Conf
     """
     tree = Config().to_tree()
     if source is not None:
-        _overlay(tree, _read_yaml(source), where=source)
+        _overlay(tree, _read_source(source), where=source)
     for setting in settings:
         _overlay(tree, _parse_setting(setting), where=f"--set {setting}")
     return validate(tree)
@@ -110,23 +113,26 @@ def _flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _read_yaml(source: str) -> Any:
+def _read_source(source: str) -> Any:
     path = Path(source)
-    if path.suffix not in (".yaml", ".yml") and not path.is_file():
-        if source not in preset_names():
-            raise ConfigError(
-                f"no preset is called {source!r}; there are {', '.join(preset_names())}, or name a .yaml file"
-            )
-        text = resources.files("facemill.configs").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
-    else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the configuration {source}: {error}") from error
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return read_yaml(source)
+    if source not in preset_names():
+        raise ConfigError(
+            f"no preset is called {source!r}; there are {', '.join(preset_names())}, or name a .yaml file"
+        )
+    text = resources.files("facemill.configs").joinpath(f"{source}.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text) or {}
+
+
+def read_yaml(path: str) -> Any:
+    """What a YAML file holds, {} for nothing; ConfigError where it cannot be read."""
     try:
-        return yaml.safe_load(text) or {}
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the latter of odd dates, long numbers, deep nesting
-        raise ConfigError(f"the configuration {source} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"the configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _parse_setting(setting: str) -> Tree:
@@ -162,16 +168,21 @@ def _require_known(key: object, known: Tree, shown: object, where: str) -> None:
 
 def validate(tree: Tree) -> Config:
     """The configuration that a tree of plain values spells out; ConfigError names what is wrong in it."""
+    return check_tree(Config, tree)
+
+
+def check_tree(kind: type[T], tree: Tree) -> T:
+    """The `kind` that a tree of plain values spells out; ConfigError names what is wrong in it."""
     try:
         # By way of JSON, whose strict reading takes a list for a tuple, an int for a float, and a string for neither.
         text = json.dumps(tree, default=str)
     except ValueError as error:
         raise ConfigError(f"the configuration cannot be written down as JSON: {error}") from error
     try:
-        return TypeAdapter(Config).validate_json(text, strict=True)
+        return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"] if part not in _UNION_MEMBERS)
         problem = first.get("ctx", {}).get("error", first["msg"])
         if isinstance(problem, ConfigError):
             raise ConfigError(f"{place}.{problem}") from error

@@ -1,0 +1,52 @@
+"""Templates of the user's own in a YAML file, and those that a command line names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from facemill.models.errors import ConfigError
+from facemill.pipeline.config import check_tree, read_yaml
+from facemill.transforms.ops.alignment import AlignOptions
+from facemill.transforms.ops.own_templates import TemplateDefinition, check_names
+
+
+def load_templates(path: str) -> dict[str, TemplateDefinition]:
+    """The templates that a YAML file defines, by their names.
+
+    Raises:
+        ConfigError: The file cannot be read, or says by name what is wrong in it.
+    """
+    tree = read_yaml(path)
+    if not (isinstance(tree, dict) and tree and all(isinstance(name, str) for name in tree)):
+        raise ConfigError(f"{path}: expected templates by their names, got {str(tree)[:100]!r}")
+    try:
+        own = check_tree(dict[str, TemplateDefinition], tree)
+        check_names(own)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return own
+
+
+def choose_templates(arguments: Sequence[str]) -> AlignOptions:
+    """The options for templates that a command line names: names of ours, and YAML files of which all are taken.
+
+    Raises:
+        ConfigError: A name is unknown or comes twice, or a file cannot be read.
+    """
+    names: list[str] = []
+    own: dict[str, TemplateDefinition] = {}
+    for argument in arguments:
+        if not _is_file(argument):
+            names.append(argument)
+            continue
+        for name, definition in load_templates(argument).items():
+            if name in own:
+                raise ConfigError(f"{argument}: a template is called {name} already; choose another name")
+            own[name] = definition
+            names.append(name)
+    return AlignOptions(template=tuple(names), own=own)
+
+
+def _is_file(argument: str) -> bool:
+    return Path(argument).suffix in (".yaml", ".yml")
