@@ -43,6 +43,7 @@ from facemill.transforms.ops.crops import WriteOptions
 from facemill.transforms.ops.decoding import decode_image
 from facemill.transforms.ops.options import DecodeOptions, DecodePolicy, RunOptions
 from facemill.transforms.ops.records import ImageRecord
+from facemill.transforms.ops.reduction import ForDetection
 from facemill.transforms.ops.verdict import JudgeOptions
 
 POLICIES: tuple[DecodePolicy, ...] = ("full", "reduced")
@@ -218,7 +219,7 @@ def _run_chain(policy: DecodePolicy, photographs: Sequence[Photograph], share: f
     """All steps but reading and writing, as the graph takes them, without the runner."""
     detector = DetectorOptions(min_face_share=share)
     steps = {
-        "decode": DecodeImages(DecodeOptions(policy=policy), RunOptions().batch_pixels, detector),
+        "decode": DecodeImages(DecodeOptions(policy=policy), RunOptions().batch_pixels, ForDetection(detector)),
         "detect": DetectFaces(detector),
         "landmarks": LocateLandmarks(detector, False),
         "judge": JudgeFaces(JudgeOptions()),

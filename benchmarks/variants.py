@@ -40,6 +40,7 @@ from facemill.transforms.detect import DetectFaces
 from facemill.transforms.elements import Batch, Element
 from facemill.transforms.landmarks import LocateLandmarks
 from facemill.transforms.ops.records import ImageRecord
+from facemill.transforms.ops.reduction import ForDetection
 
 DEFAULT = "default"
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -162,7 +163,7 @@ def run_in_turn(configs: dict[str, Config], records: Sequence[ImageRecord], roun
 def open_chain(config: Config) -> Chain:
     """The steps of a run from bytes to faces, without the runner."""
     steps = (
-        DecodeImages(config.decode, config.run.batch_pixels, config.detect),
+        DecodeImages(config.decode, config.run.batch_pixels, ForDetection(config.detect)),
         DetectFaces(config.detect),
         LocateLandmarks(config.detect, False),
     )

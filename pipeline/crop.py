@@ -8,6 +8,7 @@ from dataclasses import replace
 from facemill.models.errors import ConfigError
 from facemill.pipeline.config import Config, first_difference, lay_over
 from facemill.pipeline.outputs import open_output
+from facemill.pipeline.template_files import choose_templates
 from facemill.transforms.ops.storage import Folder
 
 _OF_CROPS = ("decode", "align", "write", "run")
@@ -18,7 +19,7 @@ def crop_config(tables: Folder, *, templates: Sequence[str] = (), settings: Sequ
 
     Args:
         tables: The earlier output folder.
-        templates: The templates; empty for that of the tables.
+        templates: Names of templates and YAML files with more; empty for that of the tables.
         settings: `section.key=value`, laid over the configuration of the tables.
 
     Raises:
@@ -34,7 +35,7 @@ def crop_config(tables: Folder, *, templates: Sequence[str] = (), settings: Sequ
         )
     if config.write.crops == "none":
         config = replace(config, write=replace(config.write, crops="tar"))
-    return replace(config, align=replace(config.align, template=templates[0])) if templates else config
+    return replace(config, align=choose_templates(templates, config.align)) if templates else config
 
 
 def _of_faces(config: Config) -> dict[str, object]:

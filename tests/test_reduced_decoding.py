@@ -27,6 +27,7 @@ from facemill.transforms.ops.decoding import ImageHeader, decode_at, read_header
 from facemill.transforms.ops.options import DecodeOptions
 from facemill.transforms.ops.records import ImageRecord
 from facemill.transforms.ops.reduction import (
+    ForDetection,
     PixelGrid,
     crop_reduction,
     detection_reduction,
@@ -76,7 +77,7 @@ def crops_of(record: ImageRecord) -> list[np.ndarray]:
 
 def steps(policy: Any, detector: DetectorOptions) -> list[DoFn]:
     chain = [
-        _DecodeFn(DecodeOptions(policy=policy), 1 << 22, detector),
+        _DecodeFn(DecodeOptions(policy=policy), 1 << 22, ForDetection(detector)),
         _DetectFn(detector),
         _LandmarksFn(detector, False),
         _JudgeFn(JudgeOptions()),
@@ -275,7 +276,9 @@ def test_the_default_decodes_in_full_and_lets_the_file_go() -> None:
 
 def test_a_reduced_picture_counts_in_full_for_its_batch() -> None:
     data = stored_jpeg(enlarged((800, 800)))
-    decode = _DecodeFn(DecodeOptions(policy="reduced"), 2 * 800 * 800, DetectorOptions(min_face_share=0.4))
+    decode = _DecodeFn(
+        DecodeOptions(policy="reduced"), 2 * 800 * 800, ForDetection(DetectorOptions(min_face_share=0.4))
+    )
     batches = list(decode.process(Batch("unit", tuple(record_of(data, index) for index in range(5)))))
     assert [[record.index for record in batch.records] for batch in batches] == [[0, 1], [2, 3], [4]]  # type: ignore[attr-defined]
     assert {record.reduction for batch in batches for record in batch.records} == {8}  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
+from facemill.pipeline.crop import crop_config
 from facemill.pipeline.output_folder import sweep_output
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.run import RunRequest, RunResult, run
@@ -82,17 +83,30 @@ def test_one_of_several_must_be_named(made: tuple[Path, str]) -> None:
         next(opened.crops(opened.units[0]))
 
 
-def test_a_run_in_one_template_alone_makes_the_same_crops(made: tuple[Path, str], photos: Path, tmp_path: Path) -> None:
+def test_crops_of_one_template_and_then_of_all_by_facemill_crop(
+    made: tuple[Path, str], photos: Path, tmp_path: Path
+) -> None:
     if open_output(Folder(str(made[0]))).store != "tar":
         pytest.skip("once is enough")
-    start(photos, tmp_path, "align.template=mine")
-    crops = crops_of(tmp_path, "mine")
+    tables = Folder(str(tmp_path / "out"))
+    start(photos, tmp_path / "out", "align.template=mine")
+    crops = crops_of(tmp_path / "out", "mine")
     assert len(crops) == NUM_PORTRAITS
     assert crops == crops_of(made[0], "mine")
-    (template,) = open_output(Folder(str(tmp_path))).config.align.find_templates()
+    (template,) = open_output(tables).config.align.find_templates()
     assert (template.name, template.size_wh) == ("mine", (40, 40))
+    config = crop_config(tables, templates=list(SIZES))
+    request = RunRequest(inputs=(), tables=tables, output=Folder(str(tmp_path / "again")), config=config)
+    assert run(request, out=io.StringIO(), err=io.StringIO()).account.num_crops == NUM_PORTRAITS * len(SIZES)
+    for name in SIZES:
+        assert crops_of(tmp_path / "again", name) == crops_of(made[0], name)
+
+
+def test_another_template_of_the_same_name_is_refused(made: tuple[Path, str], photos: Path) -> None:
+    store = open_output(Folder(str(made[0]))).store
+    other = "align.own={mine: {kind: square, size: 40, margin: 0.4}}"
     with pytest.raises(ConfigError, match=r"align\.own\.mine\.margin is 0\.4 now and was 0\.5 there"):
-        start(photos, tmp_path, "align.template=mine", "align.own={mine: {kind: square, size: 40, margin: 0.4}}")
+        start(photos, made[0], TEMPLATES, f"write.crops={store}", other)
 
 
 def test_the_crops_of_one_template_gone_are_missed_and_made_again(

@@ -17,7 +17,7 @@ from skimage.transform import AffineTransform, SimilarityTransform, downscale_lo
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.template_files import choose_templates, load_templates
-from facemill.transforms.ops.alignment import CropError, align_face, crop_matrix, transform_points
+from facemill.transforms.ops.alignment import AlignOptions, CropError, align_face, crop_matrix, transform_points
 from facemill.transforms.ops.own_templates import TemplateDefinition
 from facemill.transforms.ops.reduction import PixelGrid
 from facemill.transforms.ops.templates import TEMPLATE_NAMES, BoxTemplate, PointTemplate, Template, get_template
@@ -357,7 +357,8 @@ class TestOwn:
         path.write_text(
             f"tall:\n  size: [96, 112]\n  points: {SPHEREFACE.tolist()}\nloose: {{kind: square, size: 64}}\n"
         )
-        options = choose_templates(["ffhq256", str(path), "arcface112"])
+        options = choose_templates(["ffhq256", str(path), "arcface112"], AlignOptions(border="white"))
+        assert options.border == "white"
         assert options.templates == ("ffhq256", "tall", "loose", "arcface112")
         templates = options.find_templates()
         assert [template.size_wh for template in templates] == [(256, 256), (96, 112), (64, 64), (112, 112)]
@@ -394,7 +395,8 @@ class TestOwn:
             (["arcface112", "arcface112"], "template names arcface112 twice"),
             ([], "template must name at least one template, got an empty list"),
             (["nowhere.yaml"], "cannot read the configuration nowhere.yaml"),
-            (["mine.yaml", "mine.yaml"], "a template is called mine already"),
+            (["mine.yaml", "mine.yaml"], "template names mine twice"),
+            (["mine.yaml", "other.yaml"], "other.yaml: another template is called mine already"),
         ],
     )
     def test_arguments_that_are_wrong(
@@ -402,6 +404,7 @@ class TestOwn:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "mine.yaml").write_text("mine: {kind: square, size: 64}")
+        (tmp_path / "other.yaml").write_text("mine: {kind: square, size: 65}")
         with pytest.raises(ConfigError) as caught:
-            choose_templates(arguments)
+            choose_templates(arguments, AlignOptions())
         assert message in str(caught.value)
