@@ -19,7 +19,7 @@ def crop_config(tables: Folder, *, templates: Sequence[str] = (), settings: Sequ
 
     Args:
         tables: The earlier output folder.
-        templates: Names of templates and YAML files with some; empty for those of the tables.
+        templates: Names of templates and YAML files with more; empty for that of the tables.
         settings: `section.key=value`, laid over the configuration of the tables.
 
     Raises:
@@ -35,10 +35,7 @@ def crop_config(tables: Folder, *, templates: Sequence[str] = (), settings: Sequ
         )
     if config.write.crops == "none":
         config = replace(config, write=replace(config.write, crops="tar"))
-    if not templates:
-        return config
-    chosen = choose_templates(templates, known=config.align.own)
-    return replace(config, align=replace(chosen, border=config.align.border))
+    return replace(config, align=choose_templates(templates, config.align)) if templates else config
 
 
 def _of_faces(config: Config) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from facemill.models.errors import ConfigError
@@ -28,31 +29,23 @@ def load_templates(path: str) -> dict[str, TemplateDefinition]:
     return own
 
 
-def choose_templates(
-    arguments: Sequence[str], *, known: Mapping[str, TemplateDefinition] | None = None
-) -> AlignOptions:
-    """The options for templates that a command line names.
-
-    Args:
-        arguments: Names of templates, and YAML files of which all templates are taken.
-        known: Templates of the user's own that are named besides, for instance by an earlier run.
+def choose_templates(arguments: Sequence[str], options: AlignOptions) -> AlignOptions:
+    """The options with the templates that a command line names instead: by name, or YAML files, all of which is taken.
 
     Raises:
         ConfigError: A name is unknown or comes twice, or a file cannot be read.
     """
     names: list[str] = []
-    own: dict[str, TemplateDefinition] = {}
+    own = dict(options.own)
     for argument in arguments:
         if not _is_file(argument):
             names.append(argument)
             continue
         for name, definition in load_templates(argument).items():
-            if name in own:
-                raise ConfigError(f"{argument}: a template is called {name} already; choose another name")
-            own[name] = definition
+            if own.setdefault(name, definition) != definition:
+                raise ConfigError(f"{argument}: another template is called {name} already; choose another name")
             names.append(name)
-    own |= {name: definition for name, definition in (known or {}).items() if name in names and name not in own}
-    return AlignOptions(template=names[0] if len(names) == 1 else tuple(names), own=own)
+    return replace(options, template=tuple(names) if len(names) != 1 else names[0], own=own)
 
 
 def _is_file(argument: str) -> bool:

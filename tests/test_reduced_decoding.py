@@ -23,13 +23,14 @@ from facemill.transforms.judge import _JudgeFn
 from facemill.transforms.landmarks import _LandmarksFn
 from facemill.transforms.ops.alignment import AlignOptions
 from facemill.transforms.ops.crops import WriteOptions
+from facemill.transforms.ops.cutting import largest_scale
 from facemill.transforms.ops.decoding import ImageHeader, decode_at, read_header
 from facemill.transforms.ops.options import DecodeOptions
 from facemill.transforms.ops.records import ImageRecord
 from facemill.transforms.ops.reduction import (
     ForDetection,
     PixelGrid,
-    crops_reduction,
+    crop_reduction,
     detection_reduction,
     landmark_reduction,
     pixel_grid,
@@ -137,11 +138,11 @@ def test_the_smallest_candidate_rules_what_its_points_are_placed_in(sides_px: tu
 @pytest.mark.parametrize(("scale", "expected"), [(3.0, 1), (0.51, 1), (0.5, 2), (0.25, 4), (0.126, 4), (0.01, 8)])
 def test_a_crop_is_never_larger_than_what_it_is_cut_from(scale: float, expected: int) -> None:
     small, large = (np.array([[size, 0, 3], [0, size, 4]]) for size in (scale / 2, scale))
-    assert crops_reduction([None, (small,), (small, large)]) == expected
+    assert crop_reduction(largest_scale([None, (small,), (small, large)])) == expected
 
 
 def test_without_a_crop_nothing_is_needed() -> None:
-    assert crops_reduction([None]) == crops_reduction([]) == 8
+    assert crop_reduction(largest_scale([None])) == crop_reduction(largest_scale([])) == 8
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])

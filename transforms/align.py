@@ -11,9 +11,9 @@ import apache_beam as beam
 from facemill.transforms.elements import Element, map_images
 from facemill.transforms.ops.alignment import AlignOptions
 from facemill.transforms.ops.crops import WriteOptions
-from facemill.transforms.ops.cutting import CropMatrices, cut_crops, place_crops
+from facemill.transforms.ops.cutting import CropMatrices, cut_crops, largest_scale, place_crops
 from facemill.transforms.ops.records import ImageRecord
-from facemill.transforms.ops.reduction import at_least, crops_reduction, pixel_grid
+from facemill.transforms.ops.reduction import at_least, crop_reduction, pixel_grid
 
 
 @dataclass
@@ -55,9 +55,8 @@ class _AlignFn(beam.DoFn):
     def _cut(self, record: ImageRecord, matrices: CropMatrices) -> tuple[tuple[bytes, ...] | None, ...]:
         if not any(matrices):
             return (None,) * len(matrices)
-        # Decoded anew where it was reduced so far that a crop would have more pixels.
-        record = at_least(record, crops_reduction(matrices))
+        record = at_least(record, crop_reduction(largest_scale(matrices)))
         assert record.image is not None
         grid = pixel_grid(record)
-        placed = [matrix and tuple(map(grid.matrix_from_original, matrix)) for matrix in matrices]
-        return cut_crops(record.image, placed, self._templates, self._options, self._write)
+        matrices = [placed and tuple(map(grid.matrix_from_original, placed)) for placed in matrices]
+        return cut_crops(record.image, matrices, self._templates, self._options, self._write)

@@ -179,11 +179,6 @@ def _reaches(matrix: np.ndarray, from_wh: tuple[int, int], to_wh: tuple[int, int
     return bool((corners.max(axis=0) > -0.5).all() and (corners.min(axis=0) < np.subtract(to_wh, 0.5)).all())
 
 
-def largest_scale(matrix: np.ndarray) -> float:
-    """How many times larger a (2, 3) matrix makes things, in the direction of x or y in which that is more."""
-    return float(np.hypot(*np.asarray(matrix)[:, :2]).max())
-
-
 def align_face(image: np.ndarray, landmarks: np.ndarray, template: Template, *, border: Border = "black") -> np.ndarray:
     """The crop of a face in a template that goes by landmarks: (H, W, 3) uint8, (5, 2) px -> (h, w, 3) uint8.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from facemill.transforms.ops.alignment import CropError, crop_matrix, largest_scale
+from facemill.transforms.ops.alignment import CropError, crop_matrix
+from facemill.transforms.ops.cutting import largest_scale
 from facemill.transforms.ops.templates import get_template
 from facemill.transforms.ops.warping import warp_affine
 
@@ -23,7 +24,7 @@ OVAL = ((_COLUMNS - 56) / 36) ** 2 + ((_ROWS - 74) / 40) ** 2 <= 1
 def canonical_scale(landmarks: np.ndarray, image_wh: tuple[int, int]) -> float:
     """How many times larger than in the picture the crop shows the smallest face: (N, 5, 2) px -> 0 without any."""
     matrices = [canonical_matrix(points, image_wh) for points in landmarks]
-    return max((largest_scale(matrix) for matrix in matrices if matrix is not None), default=0.0)
+    return largest_scale([None if matrix is None else (matrix,) for matrix in matrices])
 
 
 def canonical_matrix(points: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray | None:

@@ -30,6 +30,12 @@ def place_crops(faces: Faces, templates: Sequence[Template], image_wh: tuple[int
     return dataclasses.replace(faces, reasons=reasons), matrices
 
 
+def largest_scale(matrices: CropMatrices) -> float:
+    """How many times larger than in the picture something can be in one of the crops; 0 where there are none."""
+    scales = [np.hypot(*matrix[:, :2]).max() for placed in matrices for matrix in placed or ()]
+    return float(max(scales, default=0))
+
+
 def cut_crops(
     image: np.ndarray, matrices: CropMatrices, templates: Sequence[Template], align: AlignOptions, write: WriteOptions
 ) -> tuple[tuple[bytes, ...] | None, ...]:

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from facemill.models.options import DetectorOptions, smallest_face_px
-from facemill.transforms.ops.alignment import AlignOptions, largest_scale
-from facemill.transforms.ops.cutting import CropMatrices, place_crops
+from facemill.transforms.ops.alignment import AlignOptions
+from facemill.transforms.ops.cutting import largest_scale, place_crops
 from facemill.transforms.ops.decoding import ImageHeader, decode_at
 from facemill.transforms.ops.jpeg import reduced_size
 from facemill.transforms.ops.records import ImageRecord
@@ -56,8 +56,8 @@ class ForCrops:
 
     def __call__(self, record: ImageRecord) -> int:
         assert record.faces is not None
-        _, placed = place_crops(record.faces, self.align.find_templates(), record.size_wh)
-        return crops_reduction(placed)
+        _, matrices = place_crops(record.faces, self.align.find_templates(), record.size_wh)
+        return crop_reduction(largest_scale(matrices))
 
 
 class PixelGrid(NamedTuple):
@@ -119,13 +119,7 @@ def landmark_reduction(boxes: np.ndarray) -> int:
 
 def crop_reduction(scale: float) -> int:
     """How far a picture may be reduced for a crop at `scale` of the original, without its being enlarged."""
-    return _largest_reduction(1 / scale)
-
-
-def crops_reduction(matrices: CropMatrices) -> int:
-    """How far a picture may be reduced for these crops, (2, 3) from the original, without one's being enlarged."""
-    scales = [largest_scale(matrix) for placed in matrices if placed for matrix in placed]
-    return crop_reduction(max(scales)) if scales else max(REDUCTIONS)
+    return _largest_reduction(1 / scale if scale else np.inf)
 
 
 def _largest_reduction(limit: float) -> int:

@@ -62,14 +62,17 @@ def warp_affine(
         raise ValueError("the crop lies or reaches too far away from the picture")
     to_cells[:, 2] -= first
     crop = cv2.warpAffine(
-        _block_means(image, rows, columns, block_wh),
+        # In four channels OpenCV takes less than half the time, for the same values.
+        cv2.cvtColor(_block_means(image, rows, columns, block_wh), cv2.COLOR_RGB2RGBA),
         to_cells,
         sampled_wh,
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=_CV2_BORDERS[border],
-        borderValue=(_FILL.get(border, 0),) * 3,
+        borderValue=(_FILL.get(border, 0),) * 4,
     )
-    return crop if oversampling == 1 else cv2.resize(crop, size_wh, interpolation=cv2.INTER_AREA)
+    if oversampling > 1:
+        crop = cv2.resize(crop, size_wh, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB)
 
 
 def _whole_pixels(
