@@ -6,6 +6,7 @@ they lead from the picture to the crop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from facemill.models.errors import ConfigError
 from facemill.transforms.ops.own_templates import TemplateDefinition, check_names, find_template
 from facemill.transforms.ops.templates import BoxTemplate, PointTemplate, Template
 from facemill.transforms.ops.warping import BORDERS, Border, warp_affine
+
+_Row = tuple[float, float, float]
 
 # Below this share of the numbers involved, a length is rounding noise.
 _DEGENERATE = 1e-12
@@ -108,7 +111,7 @@ def crop_matrix(template: Template, box: np.ndarray, landmarks: np.ndarray, imag
                 matrix = _box_matrix(template, np.asarray(box, dtype=np.float64), image_wh)
             else:
                 matrix = _ffhq_matrix(landmarks, template.size_wh[0])
-            shows = np.isfinite(matrix).all() and _shows_picture(matrix, template.size_wh, image_wh)
+            shows = _shows_picture(matrix, template.size_wh, image_wh)
     except ValueError as error:
         raise CropError(f"{template.name}: {error}") from error
     if not shows:
@@ -166,17 +169,26 @@ def _shows_picture(matrix: np.ndarray, size_wh: tuple[int, int], image_wh: tuple
 
     Two parallelograms are apart if and only if they are along a side of one of them.
     """
-    linear = np.linalg.inv(matrix[:, :2])
-    inverse = np.column_stack([linear, -linear @ matrix[:, 2]])
-    fills = bool((np.hypot(*matrix[:, :2]) * image_wh >= 1).all())
-    return fills and _reaches(matrix, image_wh, size_wh) and _reaches(inverse, size_wh, image_wh)
+    (a, b, c), (d, e, f) = matrix.tolist()  # on plain numbers, as arrays would take most of the time of a small crop
+    determinant = a * e - b * d
+    if not all(map(math.isfinite, (a, b, c, d, e, f))) or not determinant:
+        return False
+    inverse = (
+        (e / determinant, -b / determinant, (b * f - c * e) / determinant),
+        (-d / determinant, a / determinant, (c * d - a * f) / determinant),
+    )
+    fills = math.hypot(a, d) * image_wh[0] >= 1 and math.hypot(b, e) * image_wh[1] >= 1
+    return fills and _reaches(((a, b, c), (d, e, f)), image_wh, size_wh) and _reaches(inverse, size_wh, image_wh)
 
 
-def _reaches(matrix: np.ndarray, from_wh: tuple[int, int], to_wh: tuple[int, int]) -> bool:
-    """Whether the upright rectangle around one raster's area, moved by `matrix`, overlaps that of the other."""
-    right, bottom = from_wh[0] - 0.5, from_wh[1] - 0.5
-    corners = transform_points(matrix, np.array([[-0.5, -0.5], [right, -0.5], [-0.5, bottom], [right, bottom]]))
-    return bool((corners.max(axis=0) > -0.5).all() and (corners.min(axis=0) < np.subtract(to_wh, 0.5)).all())
+def _reaches(rows: tuple[_Row, _Row], from_wh: tuple[int, int], to_wh: tuple[int, int]) -> bool:
+    """Whether the upright rectangle around one raster's area, moved by a matrix, overlaps that of the other."""
+    for (by_x, by_y, shift), extent in zip(rows, to_wh, strict=True):
+        across = (-0.5 * by_x, (from_wh[0] - 0.5) * by_x)
+        down = (-0.5 * by_y, (from_wh[1] - 0.5) * by_y)
+        if not (shift + max(across) + max(down) > -0.5 and shift + min(across) + min(down) < extent - 0.5):
+            return False
+    return True
 
 
 def align_face(image: np.ndarray, landmarks: np.ndarray, template: Template, *, border: Border = "black") -> np.ndarray:
