@@ -64,17 +64,14 @@ def load_config(source: str | None = None, settings: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: An unknown preset, file or key, or a value that is of the wrong type or impossible.
     """
-    tree = Config().to_tree()
+    return lay_over(Config(), settings, source=source)
+
+
+def lay_over(config: Config, settings: Sequence[str], *, source: str | None = None) -> Config:
+    """The configuration with a preset or file and then settings laid over it; raises ConfigError as `load_config`."""
+    tree = config.to_tree()
     if source is not None:
         _overlay(tree, _read_source(source), where=source)
-    for setting in settings:
-        _overlay(tree, _parse_setting(setting), where=f"--set {setting}")
-    return validate(tree)
-
-
-def lay_over(config: Config, settings: Sequence[str]) -> Config:
-    """The configuration with `section.key=value` settings laid over it; raises ConfigError as `load_config`."""
-    tree = config.to_tree()
     for setting in settings:
         _overlay(tree, _parse_setting(setting), where=f"--set {setting}")
     return validate(tree)

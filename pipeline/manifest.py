@@ -46,6 +46,8 @@ class Manifest:
         engine: What runs the networks: accelerator, provider, package, version, device; of a remote runner only the
             accelerator.
         tables: The URI of the earlier output whose faces were cropped; empty where they were found anew.
+        filtered: The URI of the earlier output whose faces were judged anew; empty where they were not.
+        crops_from: The URI of the output that holds the crops, where it is another one and has that of each kept face.
     """
 
     schema_version: int
@@ -56,6 +58,8 @@ class Manifest:
     inputs: dict[str, str]
     engine: dict[str, str] = field(default_factory=dict)
     tables: str = ""
+    filtered: str = ""
+    crops_from: str = ""
 
     def write(self, output: Folder) -> None:
         """Write it atomically."""
@@ -123,7 +127,7 @@ def check_same_result(earlier: Manifest, now: Manifest, output: Folder) -> list[
             f"{output.uri} holds tables of version {earlier.schema_version}, this facemill writes version "
             f"{now.schema_version}; choose a new output folder"
         )
-    if earlier.tables != now.tables:
+    if (earlier.tables, earlier.filtered) != (now.tables, now.filtered):
         raise ConfigError(f"{output.uri} was made {_origin(earlier)}, not {_origin(now)}; choose a new output folder")
     difference = first_difference(_result_part(now.config), _result_part(earlier.config))
     if difference is None and earlier.models != now.models:
@@ -148,6 +152,8 @@ def check_same_result(earlier: Manifest, now: Manifest, output: Folder) -> list[
 
 
 def _origin(manifest: Manifest) -> str:
+    if manifest.filtered:
+        return f"by facemill filter {manifest.filtered}"
     return f"by facemill crop {manifest.tables}" if manifest.tables else "by facemill run"
 
 

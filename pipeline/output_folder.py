@@ -47,7 +47,7 @@ def check_apart(output: Folder, tables: Folder | None) -> None:
         ConfigError: The two are one folder.
     """
     if tables is not None and _place(tables) == _place(output):
-        raise ConfigError(f"the output {output.uri} holds the tables that are to be cropped; choose another folder")
+        raise ConfigError(f"the output {output.uri} holds the tables that are to be read; choose another folder")
 
 
 def _place(folder: Folder) -> str:

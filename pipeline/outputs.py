@@ -19,6 +19,7 @@ from facemill.pipeline.summary import committed_units
 from facemill.transforms.ops.crop_reading import read_crops
 from facemill.transforms.ops.layout import CropStore, faces_name, images_name, template_folders
 from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.table_reader import open_table
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, SCHEMA_VERSION
 
 
@@ -51,6 +52,21 @@ class Output:
         """The names of the templates that the crops were made with."""
         return self.config.align.templates
 
+    @cached_property
+    def crops_folder(self) -> Folder:
+        """Where the crops lie: here, or in the output whose faces `facemill filter` judged anew.
+
+        Raises:
+            ConfigError: Some of the kept faces have none yet.
+        """
+        manifest = self.manifest
+        if manifest.crops_from:
+            return Folder(manifest.crops_from, self.folder.storage_options)
+        if manifest.filtered:
+            uri = self.folder.uri
+            raise ConfigError(f"{uri} has kept faces without a crop; facemill crop {uri} --output URI makes them")
+        return self.folder
+
     def images(self) -> ds.Dataset:
         """The rows of the inputs, in the order of the units."""
         return self._dataset([images_name(unit) for unit in self.units], IMAGES_SCHEMA)
@@ -73,7 +89,15 @@ class Output:
             OutputError: They are missing or damaged.
             ConfigError: There is no such template, or several to choose from.
         """
-        return read_crops(self.folder, unit, self.store, self._crops_subfolder(template))
+        crops = read_crops(self.crops_folder, unit, self.store, self._crops_subfolder(template))
+        if self.crops_folder is self.folder:
+            return crops
+        kept = self._crop_names(unit)
+        return (crop for crop in crops if crop[0] in kept)
+
+    def _crop_names(self, unit: str) -> frozenset[str]:
+        with open_table(self.folder, faces_name(unit)) as faces:
+            return frozenset(faces.read(["crop"])["crop"].drop_null().to_pylist())
 
     def _crops_subfolder(self, template: str | None) -> str:
         if template is None and len(self.templates) > 1:

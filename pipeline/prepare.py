@@ -109,16 +109,21 @@ class _Tables:
 
     def units(self, plan: Plan) -> list[Unit]:
         """The units that are committed there and are not planned here yet."""
-        there = read_plan(self._tables)
-        left = len(set(there.names) - self._committed)
-        if left:
-            why = "are not committed there, and left out; once they are, the same command does them"
-            self._err.write(f"warning: {left:,} of {len(there):,} units of {self._tables.uri} {why}\n")
-        known = set(plan.names)
-        return list(there.units(name for name in there.names if name in self._committed and name not in known))
+        return unplanned_units(self._tables, self._committed, plan, self._err)
 
     def tell_new_roots(self) -> None:
         """They were told by the run that made the tables."""
+
+
+def unplanned_units(tables: Folder, committed: frozenset[str], plan: Plan, err: TextIO) -> list[Unit]:
+    """The units that are committed in `tables` and not planned here yet; `err` is told of those not committed."""
+    there = read_plan(tables)
+    left = len(set(there.names) - committed)
+    if left:
+        why = "are not committed there, and left out; once they are, the same command does them"
+        err.write(f"warning: {left:,} of {len(there):,} units of {tables.uri} {why}\n")
+    known = set(plan.names)
+    return list(there.units(name for name in there.names if name in committed and name not in known))
 
 
 def _moved(moved: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:

@@ -23,6 +23,9 @@ from facemill.transforms.ops.layout import (
     template_folders,
 )
 from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.verdict import VERDICT_REASONS
+
+_STATUSES = ("ok", "rejected", "no_face", "failed")
 
 
 @dataclass
@@ -136,6 +139,24 @@ def _describe_crops(store: CropStore, templates: Sequence[str]) -> str:
         return pattern
     folder, slash, name = pattern.partition("/")
     return f"{len(templates)} of each, {folder}/TEMPLATE{slash}{name}"
+
+
+def format_change(before: Account, after: Account) -> str:
+    """What another verdict on the same faces comes to, as printed."""
+    reasons = sorted(before.rejection_reasons.keys() | after.rejection_reasons.keys(), key=_order_of_judgement)
+    rows = [
+        ("images", before.num_images, after.num_images),
+        *((f"  {status}", before.statuses[status], after.statuses[status]) for status in _STATUSES),
+        ("faces", before.num_faces, after.num_faces),
+        ("  kept", before.num_kept, after.num_kept),
+        *((f"  {reason}", before.rejection_reasons[reason], after.rejection_reasons[reason]) for reason in reasons),
+    ]
+    lines = [f"{'':<16}{'before':>12}{'after':>12}", *(f"{name:<16}{old:>12,}{new:>12,}" for name, old, new in rows)]
+    return "\n".join(lines)
+
+
+def _order_of_judgement(reason: str) -> int:
+    return (*VERDICT_REASONS, reason).index(reason)
 
 
 def _reasons(counts: Counter[str]) -> str:

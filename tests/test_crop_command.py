@@ -198,7 +198,7 @@ def test_settings_that_cannot_be_are_refused(found: Path, settings: list[str], m
 
 
 def test_the_folder_of_the_tables_is_no_output(found: Path) -> None:
-    with pytest.raises(ConfigError, match="holds the tables that are to be cropped"):
+    with pytest.raises(ConfigError, match="holds the tables that are to be read"):
         crop(found / "out", found / "photos" / ".." / "out")
 
 

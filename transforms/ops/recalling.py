@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
@@ -18,6 +18,7 @@ from facemill.transforms.ops.layout import faces_name, images_name
 from facemill.transforms.ops.reading import DEADLY, InputRoots, ReadOptions, read_unit
 from facemill.transforms.ops.records import Failure, ImageRecord
 from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.table_reader import open_table
 from facemill.transforms.ops.tables import record_of_row
 from facemill.transforms.ops.units import Unit
 
@@ -45,8 +46,8 @@ def recall_unit(
         OutputError: The tables are missing or damaged.
     """
     with ExitStack() as stack:
-        images = stack.enter_context(_open(tables, images_name(unit.name)))
-        faces = stack.enter_context(_open(tables, faces_name(unit.name)))
+        images = stack.enter_context(open_table(tables, images_name(unit.name)))
+        faces = stack.enter_context(open_table(tables, faces_name(unit.name)))
         try:
             num_kept = images.read(["num_kept"])["num_kept"].to_numpy()
             files = _read_files(unit, sorted({*np.flatnonzero(num_kept).tolist()} - {*skip}), roots, options)
@@ -59,15 +60,6 @@ def recall_unit(
                 yield record
         except (pa.ArrowException, StopIteration) as error:
             raise OutputError(f"the tables of {unit.name} in {tables.uri} are damaged: {error}") from error
-
-
-@contextmanager
-def _open(tables: Folder, name: str) -> Iterator[pq.ParquetFile]:
-    try:
-        with tables.fs.open(tables.join(name), "rb") as file:
-            yield pq.ParquetFile(file)
-    except FileNotFoundError as error:
-        raise OutputError(f"{tables.join(name)} is missing, though its unit was committed") from error
 
 
 def _rows(table: pq.ParquetFile) -> Iterator[Row]:

@@ -39,6 +39,10 @@ class TableWriter:
         if len(self._rows) >= self._group_rows:
             self._flush()
 
+    def add_group(self, rows: pa.Table) -> None:
+        """Add rows that have the columns of the schema as a row group of their own."""
+        self._writer.write_table(rows)
+
     def _flush(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []

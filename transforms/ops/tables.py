@@ -112,17 +112,32 @@ def record_of_row(row: Mapping[str, Any], faces: Sequence[Mapping[str, Any]]) ->
 
 
 def _faces_of_rows(rows: Sequence[Mapping[str, Any]]) -> Faces:
-    def column(*names: str) -> np.ndarray:
-        return np.array([[row[name] for name in names] for row in rows], np.float32).reshape(-1, len(names))
+    return _faces_of({name: [row[name] for row in rows] for name in FACES_SCHEMA.names})
+
+
+def faces_of_table(rows: pa.Table) -> Faces:
+    """The faces of rows of `faces`, which may be of many images, without their crops."""
+    columns: dict[str, Any] = {
+        name: rows[name].to_numpy()
+        for name, kind in zip(rows.column_names, rows.schema.types, strict=True)
+        if pa.types.is_floating(kind)
+    }
+    points = rows["landmarks"].combine_chunks().flatten().to_numpy()
+    return _faces_of({**columns, "landmarks": points, "reason": rows["reason"].to_pylist()})
+
+
+def _faces_of(columns: Mapping[str, Any]) -> Faces:
+    def stack(*names: str) -> np.ndarray:
+        return np.array([columns[name] for name in names], np.float32).T
 
     return Faces(
-        boxes=column("x1", "y1", "x2", "y2"),
-        scores=column("score")[:, 0],
-        landmarks=np.array([row["landmarks"] for row in rows], np.float32).reshape(-1, 5, 2),
-        angles_deg=column("yaw_deg", "pitch_deg", "roll_deg"),
-        interocular_px=column("interocular_px")[:, 0],
-        quality=column(*QUALITY_COLUMNS),
-        reasons=tuple(row["reason"] or "" for row in rows),
+        boxes=stack("x1", "y1", "x2", "y2"),
+        scores=stack("score")[:, 0],
+        landmarks=np.array(columns["landmarks"], np.float32).reshape(-1, 5, 2),
+        angles_deg=stack("yaw_deg", "pitch_deg", "roll_deg"),
+        interocular_px=stack("interocular_px")[:, 0],
+        quality=stack(*QUALITY_COLUMNS),
+        reasons=tuple(reason or "" for reason in columns["reason"]),
     )
 
 

@@ -1,0 +1,288 @@
+"""`facemill filter`: other verdicts on the faces of an earlier output, by its tables alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pictures import archive, astronaut, jpeg, read_crops, read_table, write_loose, write_tar
+from PIL import Image
+
+from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.config import load_config
+from facemill.pipeline.crop import crop_config
+from facemill.pipeline.filter import FilterResult, filter_output
+from facemill.pipeline.outputs import open_output
+from facemill.pipeline.run import RunRequest, RunResult, run
+from facemill.transforms.ops.layout import faces_name, images_name, marker_name
+from facemill.transforms.ops.storage import Folder
+
+MEDIUM = "judge.max_pitch_deg=17.1"
+STRICTER = (MEDIUM, "judge.min_sharpness=1.2", "judge.keep=center")
+
+
+def crowd(shift: int) -> bytes:
+    """A face in three sizes, the smallest as blurred as it is enlarged."""
+    picture = Image.new("RGB", (1000, 460), (90, 110, 130))
+    face = Image.fromarray(astronaut()[:300, 80:380])
+    for x, side in ((0, 420), (430, 250), (700, 290)):
+        small = face.resize((60, 60)) if x == 700 else face
+        picture.paste(small.resize((side, side)), (x, 10 + shift))
+    return jpeg(np.asarray(picture))
+
+
+def process(photos: Path, output: Path, *settings: str) -> RunResult:
+    config = load_config(None, ["run.unit_files=4", *settings])
+    return run(RunRequest(inputs=[str(photos)], output=Folder(str(output)), config=config))
+
+
+def refilter(tables: Path, output: Path, *settings: str, source: str | None = None) -> FilterResult:
+    folders = Folder(str(tables)), Folder(str(output))
+    return filter_output(*folders, source=source, settings=settings, num_workers=2, out=io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photographs, and an output of which some faces are kept."""
+    folder = tmp_path_factory.mktemp("found")
+    files = archive(5) | {f"crowd/{number}.jpg": crowd(number) for number in range(3)}
+    write_loose(folder / "photos", files)
+    write_tar(folder / "photos" / "shard.tar", files)
+    result = process(folder / "photos", folder / "out", MEDIUM)
+    assert 4 < result.account.num_kept < result.account.num_faces - 4
+    return folder
+
+
+def rows_without_crops(output: Path) -> list[dict[str, object]]:
+    return [{name: value for name, value in row.items() if name != "crop"} for row in read_table(output, "faces")]
+
+
+def test_the_same_limits_give_the_same_tables_to_the_bit(found: Path, tmp_path: Path) -> None:
+    result = refilter(found / "out", tmp_path / "new")
+    tables = sorted(path.relative_to(found / "out") for path in (found / "out").glob("*/*.parquet"))
+    assert len(tables) >= 2 * 4
+    for table in tables:
+        assert (tmp_path / "new" / table).read_bytes() == (found / "out" / table).read_bytes(), table
+    assert result.before == result.after
+    assert open_output(Folder(str(tmp_path / "new"))).config == open_output(Folder(str(found / "out"))).config
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        STRICTER,
+        ("judge.max_pitch_deg=180", "judge.max_mouth_occlusion=0.9"),
+        (MEDIUM, "judge.keep=largest", "judge.min_luminance_mean=0.2", "judge.max_crop_out=0.01"),
+    ],
+    ids=["stricter", "looser", "both"],
+)
+def test_other_limits_give_what_a_new_run_gives(settings: tuple[str, ...], found: Path, tmp_path: Path) -> None:
+    before = open_output(Folder(str(found / "out"))).config.judge.max_pitch_deg
+    result = refilter(found / "out", tmp_path / "new", *settings)
+    fresh = process(found / "photos", tmp_path / "fresh", *settings)
+    assert before == pytest.approx(17.1)
+    assert read_table(tmp_path / "new", "images") == read_table(tmp_path / "fresh", "images")
+    assert rows_without_crops(tmp_path / "new") == rows_without_crops(tmp_path / "fresh")
+    assert rows_without_crops(tmp_path / "new") != rows_without_crops(found / "out")
+    for name in ("num_images", "num_faces", "num_kept", "statuses", "failure_reasons", "rejection_reasons"):
+        assert getattr(result.after, name) == getattr(fresh.account, name), name
+    assert open_output(Folder(str(tmp_path / "new"))).manifest.fingerprint == (
+        open_output(Folder(str(tmp_path / "fresh"))).manifest.fingerprint
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_no_image_is_read_and_the_earlier_output_stays_as_it_is(found: Path, tmp_path: Path) -> None:
+    shutil.copytree(found / "out", tmp_path / "out")  # whose photographs are out of reach: their folder is not here
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest["inputs"] = {"photos": str(tmp_path / "gone")}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(tmp_path / "out")
+    refilter(tmp_path / "out", tmp_path / "new", *STRICTER)
+    assert contents(tmp_path / "out") == before
+    assert open_output(Folder(str(tmp_path / "new"))).manifest.inputs == manifest["inputs"]
+
+
+def test_crops_of_fewer_faces_are_those_of_the_earlier_output(found: Path, tmp_path: Path) -> None:
+    result = refilter(found / "out", tmp_path / "new", *STRICTER)
+    assert 0 < result.after.num_kept < result.before.num_kept
+    assert result.num_without_crop == 0
+    output = open_output(Folder(str(tmp_path / "new")))
+    assert output.manifest.crops_from == output.crops_folder.uri == str((found / "out").absolute())
+    crops = dict(crop for unit in output.units for crop in output.crops(unit))
+    assert crops.keys() == {row["crop"] for row in read_table(tmp_path / "new", "faces") if row["kept"]}
+    assert crops.items() < read_crops(found / "out").items()
+
+
+def test_crops_of_more_faces_have_to_be_made(found: Path, tmp_path: Path) -> None:
+    result = refilter(found / "out", tmp_path / "new", "judge.max_pitch_deg=180")
+    assert result.num_without_crop == result.after.num_kept - result.before.num_kept > 0
+    tables = Folder(str(tmp_path / "new"))
+    output = open_output(tables)
+    assert output.manifest.crops_from == ""
+    with pytest.raises(ConfigError, match=r"kept faces without a crop; facemill crop .* makes them"):
+        next(output.crops(output.units[0]))
+    made = run(RunRequest(inputs=(), tables=tables, output=Folder(str(tmp_path / "crops")), config=crop_config(tables)))
+    process(found / "photos", tmp_path / "fresh", "judge.max_pitch_deg=180")
+    assert made.is_complete
+    assert read_crops(tmp_path / "crops") == read_crops(tmp_path / "fresh")
+    assert read_table(tmp_path / "crops", "faces") == read_table(tmp_path / "fresh", "faces")
+
+
+def test_a_filter_of_a_filter(found: Path, tmp_path: Path) -> None:
+    refilter(found / "out", tmp_path / "looser", "judge.max_pitch_deg=180")
+    result = refilter(tmp_path / "looser", tmp_path / "back", MEDIUM)
+    assert read_table(tmp_path / "back", "faces") == read_table(found / "out", "faces")
+    assert result.num_without_crop == 0
+    assert open_output(Folder(str(tmp_path / "back"))).crops_folder.uri == str((found / "out").absolute())
+    refilter(found / "out", tmp_path / "none", "judge.min_score=1")
+    again = refilter(tmp_path / "none", tmp_path / "again", "judge.min_score=0")
+    assert again.after.num_kept == again.num_without_crop > 0, "a table forgets the crops of faces that it rejects"
+
+
+def test_it_goes_on_where_it_was_interrupted(found: Path, tmp_path: Path) -> None:
+    refilter(found / "out", tmp_path / "new", *STRICTER)
+    whole = contents(tmp_path / "new")
+    first, second, *others = open_output(Folder(str(tmp_path / "new"))).units
+    for unit in (first, second):
+        (tmp_path / "new" / marker_name(unit)).unlink()
+    (tmp_path / "new" / faces_name(first)).unlink()
+    (tmp_path / "new" / "faces" / ".left.parquet.1-0.tmp").touch()
+    untouched = {unit: (tmp_path / "new" / images_name(unit)).stat().st_mtime_ns for unit in others}
+    refilter(found / "out", tmp_path / "new", *STRICTER)
+    assert untouched == {unit: (tmp_path / "new" / images_name(unit)).stat().st_mtime_ns for unit in others}
+    now = contents(tmp_path / "new")
+    assert now.keys() == whole.keys()
+    assert all(now[name] == whole[name] for name in whole if not name.startswith("_units/"))
+
+
+def test_units_that_are_committed_later_are_done_by_the_same_command(found: Path, tmp_path: Path) -> None:
+    shutil.copytree(found / "out", tmp_path / "out")
+    late, *_ = open_output(Folder(str(tmp_path / "out"))).units
+    marker = (tmp_path / "out" / marker_name(late)).read_bytes()
+    (tmp_path / "out" / marker_name(late)).unlink()
+    err = io.StringIO()
+    folders = Folder(str(tmp_path / "out")), Folder(str(tmp_path / "new"))
+    first = filter_output(*folders, settings=STRICTER, out=io.StringIO(), err=err)
+    assert "warning: 1 of" in err.getvalue()
+    (tmp_path / "out" / marker_name(late)).write_bytes(marker)
+    second = filter_output(*folders, settings=STRICTER, out=io.StringIO())
+    assert second.after.num_units == first.after.num_units + 1
+    refilter(found / "out", tmp_path / "whole", *STRICTER)
+    assert read_table(tmp_path / "new", "faces") == read_table(tmp_path / "whole", "faces")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["detect.min_face_size_px=80"], "detect.min_face_size_px is 80.0 now and was 20.0 there; it changes judge"),
+        (["align.border=white"], "align.border is 'white' now and was 'black' there; it changes judge"),
+        (["judge.max_yaw_deg=200"], r"judge.max_yaw_deg must lie in \[0, 180\], got 200"),
+        (["judge.min_sharpnes=1"], "unknown key judge.min_sharpnes; did you mean min_sharpness?"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: list[str], message: str, found: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        refilter(found / "out", tmp_path / "new", *settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_limits_is_laid_over_those_of_the_tables(found: Path, tmp_path: Path) -> None:
+    (tmp_path / "limits.yaml").write_text("judge: {min_sharpness: 1.2, keep: center}\n")
+    refilter(found / "out", tmp_path / "new", source=str(tmp_path / "limits.yaml"))
+    refilter(found / "out", tmp_path / "expected", *STRICTER)
+    assert read_table(tmp_path / "new", "faces") == read_table(tmp_path / "expected", "faces")
+
+
+def test_folders_that_cannot_be_are_refused(found: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no output folder of facemill"):
+        refilter(found / "photos", tmp_path / "new")
+    with pytest.raises(ConfigError, match="holds the tables that are to be read"):
+        refilter(found / "out", found / "out" / ".." / "out")
+    (tmp_path / "begun").mkdir()
+    shutil.copy(found / "out" / "manifest.json", tmp_path / "begun")
+    with pytest.raises(ConfigError, match="holds no committed unit yet"):
+        refilter(tmp_path / "begun", tmp_path / "new")
+    refilter(found / "out", tmp_path / "new", MEDIUM)
+    with pytest.raises(ConfigError, match=r"judge\.keep is 'center' now and was 'all' there"):
+        refilter(found / "out", tmp_path / "new", "judge.keep=center")
+    shutil.copytree(found / "out", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"was made by facemill filter .*, not by facemill filter"):
+        refilter(tmp_path / "out", tmp_path / "new", MEDIUM)
+    with pytest.raises(ConfigError, match=r"was made by facemill filter .*, not by facemill run"):
+        process(found / "photos", tmp_path / "new", MEDIUM)
+    with pytest.raises(ConfigError, match=r"was made by facemill run, not by facemill filter"):
+        refilter(found / "out", tmp_path / "out", MEDIUM)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
+def test_damaged_tables_are_told(damage: str, found: Path, tmp_path: Path) -> None:
+    shutil.copytree(found / "out", tmp_path / "out")
+    first, *_ = open_output(Folder(str(tmp_path / "out"))).units
+    table = tmp_path / "out" / faces_name(first)
+    if damage == "missing":
+        table.unlink()
+    elif damage == "cut":
+        table.write_bytes(table.read_bytes()[:-200])
+    else:
+        rows = pq.read_table(table)
+        pq.write_table(pa.concat_tables([rows, rows.slice(0, 1)]), table)
+    with pytest.raises(OutputError, match="missing" if damage == "missing" else "damaged"):
+        refilter(tmp_path / "out", tmp_path / "new")
+    assert first not in open_output(Folder(str(tmp_path / "new"))).units
+    assert not list((tmp_path / "new").rglob("*.tmp"))
+
+
+@pytest.fixture
+def store() -> Iterator[str]:
+    """The URI of an empty folder on a store that is no local disk."""
+    fs = fsspec.filesystem("memory")
+    yield "memory://filtering"
+    fs.rm("/filtering", recursive=True)
+
+
+def test_on_an_object_store(found: Path, store: str, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").put(str(found / "out"), "/filtering/out", recursive=True)
+    result = filter_output(
+        Folder(f"{store}/out"), Folder(f"{store}/new"), settings=STRICTER, num_workers=3, out=io.StringIO()
+    )
+    expected = refilter(found / "out", tmp_path / "new", *STRICTER)
+    assert result.after == expected.after
+    output = open_output(Folder(f"{store}/new"))
+    rows = sorted(output.faces().to_table().to_pylist(), key=lambda row: str(row["face_id"]))
+    assert rows == read_table(tmp_path / "new", "faces")
+    crops = dict(crop for unit in output.units for crop in output.crops(unit))
+    assert 0 < len(crops) == expected.after.num_kept
+    assert crops.items() <= read_crops(found / "out").items()
+
+
+def test_the_command(found: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "facemill.pipeline.cli", "filter", str(found / "out"), "--workers", "2"]
+    settings = ["--set", "judge.keep=center", "--output", str(tmp_path / "new")]
+    done = subprocess.run([*command, *settings], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    earlier, new = (
+        [row for row in read_table(folder, "faces") if row["kept"]] for folder in (found / "out", tmp_path / "new")
+    )
+    assert printed["before"] == ["after"]
+    assert printed["kept"] == [str(len(earlier)), str(len(new))]
+    assert printed["not_selected"] == ["0", str(len(earlier) - len(new))]
+    assert done.stdout.splitlines()[-1] == f"crops: of all kept faces in {(found / 'out').absolute()}"
+    settings[1] = "judge.keep=some"
+    refused = subprocess.run([*command, *settings], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1 and "judge.keep" in refused.stderr
