@@ -100,12 +100,12 @@ def filter_output(
         committed = committed_units(output)
         manifest = _manifest(earlier, config, output)
         plan = _plan(earlier, manifest, output, committed, err)
-        sweep_output(output)
+        sweep_output(output, config.align.templates)
         pending = [name for name, _ in plan.pending(committed)]
         try:
             _filter_units(earlier.folder, output, pending, config, num_workers, err)
         finally:
-            sweep_output(output)
+            sweep_output(output, config.align.templates)
         done = frozenset(plan.names)
         result = FilterResult(take_account(tables, plan, done), take_account(output, plan, done))
         crops_from = "" if result.num_without_crop else _home_of_crops(earlier).absolute().uri
@@ -145,8 +145,10 @@ def _plan(earlier: Output, manifest: Manifest, output: Folder, committed: frozen
 def _filter_units(
     tables: Folder, output: Folder, units: Sequence[str], config: Config, num_workers: int, err: TextIO
 ) -> None:
+    templates = config.align.find_templates()
+
     def work(unit: str) -> None:
-        filter_unit(tables, output, unit, options=config.judge, fingerprint=config.fingerprint)
+        filter_unit(tables, output, unit, options=config.judge, templates=templates, fingerprint=config.fingerprint)
 
     with (
         tqdm(total=len(units), unit="unit", file=err, disable=None) as bar,  # None: where err is no terminal

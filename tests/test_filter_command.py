@@ -185,6 +185,25 @@ def test_units_that_are_committed_later_are_done_by_the_same_command(found: Path
     assert read_table(tmp_path / "new", "faces") == read_table(tmp_path / "whole", "faces")
 
 
+def test_a_face_must_have_a_crop_in_each_template(tmp_path: Path) -> None:
+    """As in a new run: a box without an area has none in `square256`, which goes by boxes."""
+    points = (60.0, 60.0, 90.0, 60.0, 75.0, 78.0, 64.0, 95.0, 86.0, 95.0)
+    corners = {"x1": [50.0, 60.0, 200.0], "y1": [40.0] * 3, "x2": [100.0, 60.0, 300.0], "y2": [110.0] * 3}
+    ids = {"image_id": ["photos/person_0/0000.jpg"] * 3, "score": [0.9] * 3, "landmarks": [points] * 3}
+    pq.write_table(pa.table(corners | ids), tmp_path / "known.parquet")
+    photos = write_loose(tmp_path / "photos", archive(1))
+    settings = ("align.template=[arcface112, square256]", f"landmarks.known_faces={tmp_path / 'known.parquet'}")
+    process(photos, tmp_path / "out", *settings, "judge.min_score=0.95")
+    process(photos, tmp_path / "fresh", *settings)
+    assert [row["reason"] for row in read_table(tmp_path / "fresh", "faces")] == [None, "no_crop", "no_crop"]
+    refilter(tmp_path / "out", tmp_path / "new", "judge.min_score=0")
+    assert rows_without_crops(tmp_path / "new") == rows_without_crops(tmp_path / "fresh")
+    result = refilter(tmp_path / "fresh", tmp_path / "again")
+    assert (result.num_without_crop, result.after.rejection_reasons) == (0, {"no_crop": 2})
+    output = open_output(Folder(str(tmp_path / "again")))
+    assert len(list(output.crops(output.units[0], "square256"))) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -20,7 +20,7 @@ CropMatrices = Sequence[tuple[np.ndarray, ...] | None]
 def place_crops(faces: Faces, templates: Sequence[Template], image_wh: tuple[int, int]) -> tuple[Faces, CropMatrices]:
     """The matrices of the kept faces' crops, px of the original; NO_CROP becomes the reason of a face without."""
     matrices = [
-        None if reason else _matrices(box, landmarks, templates, image_wh)
+        None if reason else place_face(box, landmarks, templates, image_wh)
         for reason, box, landmarks in zip(faces.reasons, faces.boxes, faces.landmarks, strict=True)
     ]
     reasons = tuple(
@@ -50,9 +50,10 @@ def cut_crops(
     return tuple(None if placed is None else tuple(map(cut, placed, templates)) for placed in matrices)
 
 
-def _matrices(
+def place_face(
     box: np.ndarray, landmarks: np.ndarray, templates: Sequence[Template], image_wh: tuple[int, int]
 ) -> tuple[np.ndarray, ...] | None:
+    """The matrices of one face's crops, one per template; None where it has none in one of them."""
     try:
         return tuple(crop_matrix(template, box, landmarks, image_wh) for template in templates)
     except CropError:

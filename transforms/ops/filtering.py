@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -15,16 +15,28 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facemill.models.errors import OutputError
+from facemill.transforms.ops.alignment import NO_CROP
 from facemill.transforms.ops.committing import UnitSummary
+from facemill.transforms.ops.cutting import place_face
 from facemill.transforms.ops.layout import faces_name, images_name, marker_name
+from facemill.transforms.ops.records import Faces
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.table_reader import open_table
 from facemill.transforms.ops.table_writer import TableWriter
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, faces_of_table
+from facemill.transforms.ops.templates import Template
 from facemill.transforms.ops.verdict import JudgeOptions, judge_faces
 
 
-def filter_unit(tables: Folder, output: Folder, unit: str, *, options: JudgeOptions, fingerprint: str) -> UnitSummary:
+def filter_unit(
+    tables: Folder,
+    output: Folder,
+    unit: str,
+    *,
+    options: JudgeOptions,
+    templates: Sequence[Template],
+    fingerprint: str,
+) -> UnitSummary:
     """Write the tables of a unit with new verdicts, and its commit marker last; `num_crops` is of those in `tables`.
 
     Args:
@@ -32,6 +44,7 @@ def filter_unit(tables: Folder, output: Folder, unit: str, *, options: JudgeOpti
         output: Another one.
         unit: The name of a committed unit.
         options: The limits.
+        templates: In which a kept face must have a crop.
         fingerprint: Of the configuration that has these limits.
 
     Raises:
@@ -47,7 +60,7 @@ def filter_unit(tables: Folder, output: Folder, unit: str, *, options: JudgeOpti
             stack.callback(new_faces.discard)
             new_images = _like(images, IMAGES_SCHEMA, output, images_name(unit), fingerprint)
             stack.callback(new_images.discard)
-            num_kept, reasons, num_crops = _judge(images, faces, new_faces, options)
+            num_kept, reasons, num_crops = _judge(images, faces, new_faces, options, templates)
             statuses = _count(images, new_images, num_kept)
             new_faces.commit()
             new_images.commit()
@@ -77,7 +90,11 @@ def _like(table: pq.ParquetFile, schema: pa.Schema, output: Folder, name: str, f
 
 
 def _judge(
-    images: pq.ParquetFile, faces: pq.ParquetFile, new_faces: TableWriter, options: JudgeOptions
+    images: pq.ParquetFile,
+    faces: pq.ParquetFile,
+    new_faces: TableWriter,
+    options: JudgeOptions,
+    templates: Sequence[Template],
 ) -> tuple[np.ndarray, dict[str, int], int]:
     """Write the judged faces; returns how many are kept of each image, the count of each reason, and of the crops."""
     of_images = images.read(["width", "height", "num_faces"])
@@ -86,7 +103,7 @@ def _judge(
     reasons: Counter[str] = Counter()
     num_crops = 0
     for rows, image_index in _groups_of_faces(faces, of_images["num_faces"].to_numpy()):
-        judged = judge_rows(rows, sizes_wh[image_index], image_index, options)
+        judged = judge_rows(rows, sizes_wh[image_index], image_index, options, templates)
         new_faces.add_group(judged)
         num_kept += np.bincount(image_index[judged["kept"].to_numpy()], minlength=len(num_kept)).astype(np.int32)
         reasons.update(judged["reason"].drop_null().to_pylist())
@@ -112,7 +129,9 @@ def _groups_of_faces(faces: pq.ParquetFile, num_faces: np.ndarray) -> Iterator[t
         raise OutputError(f"the tables are damaged: {faces.metadata.num_rows} faces, {len(image_index)} in the images")
 
 
-def judge_rows(rows: pa.Table, image_wh: np.ndarray, image_index: np.ndarray, options: JudgeOptions) -> pa.Table:
+def judge_rows(
+    rows: pa.Table, image_wh: np.ndarray, image_index: np.ndarray, options: JudgeOptions, templates: Sequence[Template]
+) -> pa.Table:
     """Rows of `faces` with new verdicts; a kept face keeps the name of its crop, if it has one.
 
     Args:
@@ -120,8 +139,11 @@ def judge_rows(rows: pa.Table, image_wh: np.ndarray, image_index: np.ndarray, op
         image_wh: (N, 2) px, of each face's image.
         image_index: (N,), the same for the faces of one image.
         options: The limits.
+        templates: In which a kept face must have a crop.
     """
-    reasons = judge_faces(faces_of_table(rows), image_wh=image_wh, image_index=image_index, options=options)
+    faces = faces_of_table(rows)
+    reasons = judge_faces(faces, image_wh=image_wh, image_index=image_index, options=options)
+    reasons = _reject_without_crop(reasons, faces, templates, image_wh)
     kept = pa.array([not reason for reason in reasons], pa.bool_())
     columns = {
         "kept": kept,
@@ -131,6 +153,21 @@ def judge_rows(rows: pa.Table, image_wh: np.ndarray, image_index: np.ndarray, op
     for name, column in columns.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows
+
+
+def _reject_without_crop(
+    reasons: tuple[str, ...], faces: Faces, templates: Sequence[Template], image_wh: np.ndarray
+) -> tuple[str, ...]:
+    """As the alignment does; a face that was kept before had a crop."""
+
+    def has_crop(face: int) -> bool:
+        size_wh = (int(image_wh[face, 0]), int(image_wh[face, 1]))
+        return place_face(faces.boxes[face], faces.landmarks[face], templates, size_wh) is not None
+
+    return tuple(
+        reason if reason or not faces.reasons[face] or has_crop(face) else NO_CROP
+        for face, reason in enumerate(reasons)
+    )
 
 
 def _count(images: pq.ParquetFile, new_images: TableWriter, num_kept: np.ndarray) -> dict[str, int]:
