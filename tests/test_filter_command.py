@@ -197,7 +197,8 @@ def test_a_face_must_have_a_crop_in_each_template(tmp_path: Path) -> None:
     process(photos, tmp_path / "fresh", *settings)
     assert [row["reason"] for row in read_table(tmp_path / "fresh", "faces")] == [None, "no_crop", "no_crop"]
     refilter(tmp_path / "out", tmp_path / "new", "judge.min_score=0")
-    assert rows_without_crops(tmp_path / "new") == rows_without_crops(tmp_path / "fresh")
+    judged, expected = (rows_without_crops(tmp_path / name) for name in ("new", "fresh"))
+    np.testing.assert_equal(judged, expected)  # NaN, which `crop_out` is of such a box, is equal to NaN
     result = refilter(tmp_path / "fresh", tmp_path / "again")
     assert (result.num_without_crop, result.after.rejection_reasons) == (0, {"no_crop": 2})
     output = open_output(Folder(str(tmp_path / "again")))
