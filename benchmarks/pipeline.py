@@ -26,7 +26,7 @@ from facemill.models.cascade import Cascade
 from facemill.models.errors import BadInputError
 from facemill.models.pyramid import ImagePyramid
 from facemill.pipeline.config import Config, load_config
-from facemill.transforms.ops.canonical import canonical_crops
+from facemill.transforms.ops.canonical import canonical_crops, canonical_matrices
 from facemill.transforms.ops.cutting import cut_crops, place_crops
 from facemill.transforms.ops.decoding import decode_image
 from facemill.transforms.ops.networks import load_cascade
@@ -95,14 +95,15 @@ def _make_crops(data: bytes, cascade: Cascade, config: Config) -> list[bytes]:
     pyramid = ImagePyramid(image)
     found = cascade.refine(pyramid, cascade.propose(pyramid).boxes)
     image_wh = image.shape[1], image.shape[0]
-    quality = measure_quality(canonical_crops(image, found.landmarks), found.boxes, found.landmarks, image_wh=image_wh)
+    to_canonical = canonical_matrices(found.landmarks, image_wh)
+    canonical = canonical_crops(image, to_canonical)
     faces = Faces(
         found.boxes,
         found.scores,
         found.landmarks,
         estimate_pose(found.landmarks),
         interocular_px(found.landmarks),
-        quality,
+        measure_quality(canonical, to_canonical, found.boxes, image_wh=image_wh),
     )
     reasons = judge_faces(faces, image_wh=image_wh, options=config.judge)
     templates = config.align.find_templates()

@@ -38,10 +38,9 @@ from facemill.transforms.detect import DetectFaces
 from facemill.transforms.elements import Batch, Element
 from facemill.transforms.judge import JudgeFaces
 from facemill.transforms.landmarks import LocateLandmarks
-from facemill.transforms.ops.canonical import canonical_crops
-from facemill.transforms.ops.quality import QUALITY_COLUMNS, measure_quality
+from facemill.transforms.ops.canonical import canonical_crops, canonical_matrices
+from facemill.transforms.ops.quality import QUALITY_COLUMNS, measure_face
 from facemill.transforms.ops.records import ImageRecord
-from facemill.transforms.ops.templates import get_template
 
 PERCENTILES = (1, 10, 50, 90, 99)
 MIN_DEGRADED_PX = 30.0
@@ -139,7 +138,8 @@ def note(found: Found, record: ImageRecord, image: np.ndarray, truth: Sequence[M
     found.num_images += 1
     found.quality += list(faces.quality)
     large = faces.landmarks[faces.interocular_px >= MIN_DEGRADED_PX]
-    found.crops += [crop for crop in canonical_crops(image, large) if crop is not None]
+    matrices = canonical_matrices(large, record.size_wh)
+    found.crops += [crop for crop in canonical_crops(image, matrices) if crop is not None]
     labelled = [face for face in truth if face.get("box") and face.get("label")]
     if labelled and len(faces):
         overlaps = box_iou(faces.boxes, np.array([face["box"] for face in labelled], np.float32))
@@ -205,10 +205,8 @@ def table_row(*cells: str) -> str:
 
 def measure(crop: np.ndarray, column: str) -> float:
     """A column of a face whose picture is its canonical crop."""
-    template = get_template("arcface112")
-    box = np.array([[0, 0, *template.size_wh]])
-    (row,) = measure_quality([crop], box, template.points[None], image_wh=template.size_wh)
-    return float(row[QUALITY_COLUMNS.index(column)])
+    row = measure_face(crop, np.eye(2, 3), np.array([0, 0, 111, 111]), (112, 112))
+    return row[QUALITY_COLUMNS.index(column)]
 
 
 def auc(higher: Sequence[float], lower: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ from PIL import Image
 from quality import EYES_XY, blurred, enlarged, hide_eyes, measure, noisy
 
 from facemill.models import FaceDetector
-from facemill.transforms.ops.canonical import canonical_crops
+from facemill.transforms.ops.canonical import canonical_crops, canonical_matrices
 from facemill.transforms.ops.drawing import contact_sheet
 
 # Eileen Collins (NASA) and Grace Hopper (US Navy).
@@ -62,7 +62,8 @@ def main() -> None:
     crops, captions = [], []
     for path in PORTRAITS:
         image = np.asarray(Image.open(path).convert("RGB"))
-        (crop,) = canonical_crops(image, detector.detect(image)[0].landmarks[None])
+        matrices = canonical_matrices(detector.detect(image)[0].landmarks[None], (image.shape[1], image.shape[0]))
+        (crop,) = canonical_crops(image, matrices)
         assert crop is not None
         for column, worsen in COPIES:
             crops.append(worsen(crop))

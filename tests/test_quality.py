@@ -19,7 +19,7 @@ from PIL import Image
 from skimage.color import rgb2xyz
 
 from facemill.models import FaceDetector
-from facemill.transforms.ops.canonical import OVAL, canonical_crops, canonical_scale, inside_picture, values_in
+from facemill.transforms.ops.canonical import OVAL, canonical_crops, canonical_matrices, inside_picture, values_in
 from facemill.transforms.ops.luminance import (
     LUMINANCE_COLUMNS,
     illumination_uniformity,
@@ -27,7 +27,7 @@ from facemill.transforms.ops.luminance import (
     measure_luminance,
 )
 from facemill.transforms.ops.occlusion import eye_occlusion, mouth_occlusion
-from facemill.transforms.ops.quality import QUALITY_COLUMNS, crop_out, measure_quality
+from facemill.transforms.ops.quality import QUALITY_COLUMNS, crop_out, measure_face, measure_quality
 from facemill.transforms.ops.sharpness import measure_sharpness
 
 SIDE = 112
@@ -51,37 +51,38 @@ def plain(level: int, shape: tuple[int, ...] = (SIDE, SIDE, 3)) -> np.ndarray:
     return np.full(shape, level, np.uint8)
 
 
+def cut(image: np.ndarray, *landmarks: np.ndarray) -> list[np.ndarray | None]:
+    """The canonical crops of the faces at these points."""
+    return list(canonical_crops(image, canonical_matrices(np.array(landmarks), (image.shape[1], image.shape[0]))))
+
+
 @pytest.fixture(scope="module", params=PORTRAITS)
 def portrait_crop(request: pytest.FixtureRequest) -> np.ndarray:
     image = PORTRAITS[request.param]()
     face = FaceDetector(min_face_size_px=60).detect(image)[0]
-    (crop,) = canonical_crops(image, face.landmarks[None])
+    (crop,) = cut(image, face.landmarks)
     assert crop is not None
     return crop
 
 
 def of_crop(crop: np.ndarray) -> dict[str, float]:
     """The quality of a face that fills its picture."""
-    (row,) = measure_quality([crop], np.array([[0, 0, 111, 111]]), ARCFACE[None], image_wh=(SIDE, SIDE))
-    return dict(zip(QUALITY_COLUMNS, row.tolist(), strict=True))
+    row = measure_face(crop, np.eye(2, 3), np.array([0, 0, 111, 111]), (SIDE, SIDE))
+    return dict(zip(QUALITY_COLUMNS, row, strict=True))
 
 
 class TestCanonical:
     def test_points_at_the_template_give_the_picture_itself(self) -> None:
         image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-        (crop,) = canonical_crops(image, ARCFACE[None])
+        (crop,) = cut(image, ARCFACE)
         assert crop is not None
         assert np.abs(crop.astype(int) - image).max() <= 1
 
     def test_faces_without_a_similarity_have_no_crop_and_disturb_no_other(self) -> None:
         equal, broken = np.full((5, 2), 7.0), ARCFACE.copy()
         broken[2, 0] = np.nan
-        crops = canonical_crops(plain(9), np.stack([equal, ARCFACE, broken]))
+        crops = cut(plain(9), equal, ARCFACE, broken)
         assert [crop is None for crop in crops] == [True, False, True]
-        assert canonical_scale(np.stack([equal, broken]), (SIDE, SIDE)) == 0
-
-    def test_the_scale_is_that_of_the_smallest_face(self) -> None:
-        assert canonical_scale(np.stack([ARCFACE * 4, ARCFACE / 2 + 30]), (500, 500)) == pytest.approx(2)
 
     @pytest.mark.parametrize("turn", [0.0, 0.4, -2.0])
     @pytest.mark.parametrize("shift", [(0, 0), (60, -40), (-70, 10), (0, 70)])
@@ -91,9 +92,10 @@ class TestCanonical:
     ) -> None:
         cos, sin = math.cos(turn), math.sin(turn)
         points = (ARCFACE - 56) @ np.array([[cos, sin], [-sin, cos]]) * scale + 75 + np.array(shift) * scale
-        (crop,) = canonical_crops(plain(255, (140, 150, 3)), points[None])
-        assert crop is not None
-        inside = inside_picture(points, (150, 140))
+        (matrix,) = canonical_matrices(points[None], (150, 140))
+        (crop,) = cut(plain(255, (140, 150, 3)), points)
+        assert matrix is not None and crop is not None
+        inside = inside_picture(matrix, (150, 140))
         if inside is None:
             assert (crop > 250).all()
         else:
@@ -271,18 +273,18 @@ class TestOcclusion:
     ],
 )
 def test_crop_out_by_hand(box: tuple[float, ...], share: float) -> None:
-    np.testing.assert_allclose(crop_out(np.array([box]), (100, 50)), [share], atol=1e-12)
+    assert crop_out(np.array(box), (100, 50)) == pytest.approx(share, abs=1e-12, nan_ok=True)
 
 
 def test_no_faces() -> None:
-    assert canonical_crops(plain(0), np.zeros((0, 5, 2), np.float32)) == []
-    assert canonical_scale(np.zeros((0, 5, 2), np.float32), (9, 9)) == 0
-    found = measure_quality([], np.zeros((0, 4)), np.zeros((0, 5, 2)), image_wh=(10, 10))
+    assert canonical_matrices(np.zeros((0, 5, 2), np.float32), (9, 9)) == []
+    assert list(canonical_crops(plain(0), [])) == []
+    found = measure_quality([], [], np.zeros((0, 4)), image_wh=(10, 10))
     assert found.shape == (0, len(QUALITY_COLUMNS)) and found.dtype == np.float32
 
 
 def test_a_face_without_a_crop_is_measured_by_its_box_alone() -> None:
-    (row,) = measure_quality([None], np.array([[-10.5, 0, 9.5, 10]]), np.zeros((1, 5, 2)), image_wh=(100, 50))
+    (row,) = measure_quality([None], [None], np.array([[-10.5, 0, 9.5, 10]]), image_wh=(100, 50))
     found = dict(zip(QUALITY_COLUMNS, row.tolist(), strict=True))
     assert found.pop("crop_out") == 0.5
     assert np.isnan(list(found.values())).all()
@@ -300,8 +302,8 @@ def test_whatever_the_points_each_measure_is_nan_or_in_its_range(
     boxes: np.ndarray, landmarks: np.ndarray, level: int
 ) -> None:
     image = np.random.default_rng(level).integers(0, 1 + level, (60, 70, 3), dtype=np.uint8)
-    crops = canonical_crops(image, landmarks)
-    found = measure_quality(crops, boxes, landmarks, image_wh=(70, 60))
+    matrices = canonical_matrices(landmarks, (70, 60))
+    found = measure_quality(canonical_crops(image, matrices), matrices, boxes, image_wh=(70, 60))
     assert found.shape == (3, len(QUALITY_COLUMNS))
     for name, values in zip(QUALITY_COLUMNS, found.T, strict=True):
         high = {"dynamic_range": 8, "sharpness": 10, "luminance_variance": 0.25}.get(name, 1)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import apache_beam as beam
 
 from facemill.transforms.elements import Element, map_images
-from facemill.transforms.ops.canonical import canonical_crops, canonical_scale
+from facemill.transforms.ops.canonical import canonical_crops, canonical_matrices
 from facemill.transforms.ops.pose import estimate_pose, interocular_px
 from facemill.transforms.ops.quality import measure_quality
 from facemill.transforms.ops.records import ImageRecord
-from facemill.transforms.ops.reduction import at_least, crop_reduction, pixel_grid
+from facemill.transforms.ops.reduction import at_least, crops_reduction, pixel_grid
 from facemill.transforms.ops.verdict import JudgeOptions, judge_faces
 
 
@@ -49,16 +49,18 @@ class _JudgeFn(beam.DoFn):
 
 def _measure(record: ImageRecord) -> ImageRecord:
     """The record with all that its faces are judged by."""
-    assert record.faces is not None
     faces = record.faces
-    if record.reduction > 1 and (scale := canonical_scale(faces.landmarks, record.size_wh)):
-        record = at_least(record, crop_reduction(scale))
+    assert faces is not None
+    matrices = canonical_matrices(faces.landmarks, record.size_wh)
+    record = at_least(record, crops_reduction([None if matrix is None else (matrix,) for matrix in matrices]))
     assert record.image is not None
-    crops = canonical_crops(record.image, pixel_grid(record).from_original(faces.landmarks))
+    grid = pixel_grid(record)
+    in_image = (None if matrix is None else grid.matrix_from_original(matrix) for matrix in matrices)
+    crops = canonical_crops(record.image, in_image)
     measured = dataclasses.replace(
         faces,
         angles_deg=estimate_pose(faces.landmarks),
         interocular_px=interocular_px(faces.landmarks),
-        quality=measure_quality(crops, faces.boxes, faces.landmarks, image_wh=record.size_wh),
+        quality=measure_quality(crops, matrices, faces.boxes, image_wh=record.size_wh),
     )
     return dataclasses.replace(record, faces=measured)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from facemill.transforms.ops.alignment import CropError, crop_matrix
-from facemill.transforms.ops.cutting import largest_scale
 from facemill.transforms.ops.templates import get_template
 from facemill.transforms.ops.warping import warp_affine
 
@@ -21,42 +22,41 @@ _COLUMNS, _ROWS = np.meshgrid(np.arange(_WIDTH), np.arange(_HEIGHT))
 OVAL = ((_COLUMNS - 56) / 36) ** 2 + ((_ROWS - 74) / 40) ** 2 <= 1
 
 
-def canonical_scale(landmarks: np.ndarray, image_wh: tuple[int, int]) -> float:
-    """How many times larger than in the picture the crop shows the smallest face: (N, 5, 2) px -> 0 without any."""
-    matrices = [canonical_matrix(points, image_wh) for points in landmarks]
-    return largest_scale([None if matrix is None else (matrix,) for matrix in matrices])
+def canonical_matrices(landmarks: np.ndarray, image_wh: tuple[int, int]) -> list[np.ndarray | None]:
+    """From the picture to the crop of each face: (N, 5, 2) px -> N of (2, 3).
+
+    None where the landmarks determine no crop, or one that shows nothing of the picture.
+    """
+    return [_matrix(points, image_wh) for points in landmarks]
 
 
-def canonical_matrix(points: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray | None:
-    """From the picture to the crop: (5, 2) px -> (2, 3), or None where the crop would show nothing of the picture."""
+def _matrix(points: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray | None:
     try:
         return crop_matrix(_TEMPLATE, _NO_BOX, points, image_wh)
     except CropError:
         return None
 
 
-def canonical_crops(image: np.ndarray, landmarks: np.ndarray) -> list[np.ndarray | None]:
-    """The crop in which each face is measured: (H, W, 3) uint8 RGB and (N, 5, 2) px of it -> N of (112, 112, 3) uint8.
-
-    None where the landmarks determine no crop. What lies outside of the picture is black.
-    """
-    matrices = [canonical_matrix(points, (image.shape[1], image.shape[0])) for points in landmarks]
-    return [None if matrix is None else warp_affine(image, matrix, _TEMPLATE.size_wh) for matrix in matrices]
+def canonical_crops(image: np.ndarray, matrices: Iterable[np.ndarray | None]) -> Iterator[np.ndarray | None]:
+    """One crop after the other: (H, W, 3) uint8 RGB and matrices from it -> (112, 112, 3) uint8, black beyond it."""
+    for matrix in matrices:
+        yield None if matrix is None else warp_affine(image, matrix, _TEMPLATE.size_wh)
 
 
-def inside_picture(points: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray | None:
-    """Which pixels of a face's canonical crop lie in the picture: (5, 2) px -> (112, 112) bool, None where all do."""
-    matrix = canonical_matrix(points, image_wh)
-    assert matrix is not None, "a face without a canonical crop"
-    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
-    x_of, y_of = inverse[:2]
-    low, high = -0.5, np.array(image_wh) - 0.5
-    corners = inverse[:2] @ [[0, _WIDTH - 1, 0, _WIDTH - 1], [0, 0, _HEIGHT - 1, _HEIGHT - 1], [1, 1, 1, 1]]
-    if np.all((corners >= low) & (corners <= high[:, None])):
+def inside_picture(matrix: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray | None:
+    """Which pixels of a crop lie in the picture: its matrix -> (112, 112) bool, None where all do."""
+    to_picture = np.linalg.inv(matrix[:, :2])
+    x0, y0 = -to_picture @ matrix[:, 2]
+    (xx, xy), (yx, yy) = to_picture
+    right, bottom = image_wh[0] - 0.5, image_wh[1] - 0.5
+    corners = [(0, 0), (_WIDTH - 1, 0), (0, _HEIGHT - 1), (_WIDTH - 1, _HEIGHT - 1)]
+    if all(
+        -0.5 <= xx * column + xy * row + x0 <= right and -0.5 <= yx * column + yy * row + y0 <= bottom
+        for column, row in corners
+    ):
         return None
-    x = x_of[0] * _COLUMNS + x_of[1] * _ROWS + x_of[2]
-    y = y_of[0] * _COLUMNS + y_of[1] * _ROWS + y_of[2]
-    return (x >= low) & (x <= high[0]) & (y >= low) & (y <= high[1])
+    x, y = xx * _COLUMNS + xy * _ROWS + x0, yx * _COLUMNS + yy * _ROWS + y0
+    return (x >= -0.5) & (x <= right) & (y >= -0.5) & (y <= bottom)
 
 
 def values_in(channel: np.ndarray, region: Region | np.ndarray, inside: np.ndarray | None) -> np.ndarray:

@@ -7,7 +7,7 @@ OFIQ, the standard's reference implementation, but not the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -33,22 +33,38 @@ QUALITY_COLUMNS = (
 
 
 def measure_quality(
-    crops: Sequence[np.ndarray | None], boxes: np.ndarray, landmarks: np.ndarray, *, image_wh: tuple[int, int]
+    crops: Iterable[np.ndarray | None],
+    matrices: Sequence[np.ndarray | None],
+    boxes: np.ndarray,
+    *,
+    image_wh: tuple[int, int],
 ) -> np.ndarray:
-    """The QUALITY_COLUMNS of each face: N canonical crops, (N, 4) and (N, 5, 2) px of the original -> (N, 10) float32.
+    """The QUALITY_COLUMNS of each face: N canonical crops, N matrices to them, (N, 4) px -> (N, 10) float32.
+
+    The crops are taken one at a time, as a crowd's would fill the memory. See `measure_face`.
+    """
+    rows = [measure_face(crop, matrix, box, image_wh) for crop, matrix, box in zip(crops, matrices, boxes, strict=True)]
+    return np.array(rows, np.float32).reshape(-1, len(QUALITY_COLUMNS))
+
+
+def measure_face(
+    crop: np.ndarray | None, matrix: np.ndarray | None, box: np.ndarray, image_wh: tuple[int, int]
+) -> tuple[float, ...]:
+    """The QUALITY_COLUMNS of a face.
 
     What lies outside of the picture counts nowhere. What cannot be measured is NaN: all but `crop_out` where there is
     no crop, and each measure whose region lies by more than half outside of the picture.
+
+    Args:
+        crop: The canonical crop, (112, 112, 3) uint8 RGB, or None where there is none.
+        matrix: From the original to the crop.
+        box: (4,) px of the original.
+        image_wh: px of the original.
     """
-    quality = np.full((len(crops), len(QUALITY_COLUMNS)), np.nan, dtype=np.float32)
-    for row, crop, points, outside in zip(quality, crops, landmarks, crop_out(boxes, image_wh), strict=True):
-        row[QUALITY_COLUMNS.index("crop_out")] = outside
-        if crop is not None:
-            row[:] = _measure_face(crop, inside_picture(points, image_wh), outside)
-    return quality
-
-
-def _measure_face(crop: np.ndarray, inside: np.ndarray | None, outside: float) -> tuple[float, ...]:
+    outside = crop_out(box, image_wh)
+    if crop is None or matrix is None:
+        return tuple(outside if name == "crop_out" else np.nan for name in QUALITY_COLUMNS)
+    inside = inside_picture(matrix, image_wh)
     luma, redness, _ = cv2.split(cv2.cvtColor(crop, cv2.COLOR_RGB2YCrCb))
     luminance = luminance_of(crop)
     return (
@@ -61,15 +77,16 @@ def _measure_face(crop: np.ndarray, inside: np.ndarray | None, outside: float) -
     )
 
 
-def crop_out(boxes: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray:
-    """The share of each box's area that lies outside of the picture: (N, 4) px -> (N,) float64 in [0, 1].
+def crop_out(box: np.ndarray, image_wh: tuple[int, int]) -> float:
+    """The share of a box's area that lies outside of the picture: (4,) px -> [0, 1].
 
     It stands for the crop of the face image of ISO/IEC 29794-5, which is how many eye distances lie between the eyes
     and each side of the picture. NaN for a box without an area.
     """
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    with np.errstate(all="ignore"):
-        area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
-        seen = np.minimum(boxes[:, 2:], np.array(image_wh) - 0.5) - np.maximum(boxes[:, :2], -0.5)
-        share = 1 - np.prod(np.maximum(seen, 0), axis=1) / area
-    return np.where(np.isfinite(share), np.clip(share, 0, 1), np.nan)
+    x1, y1, x2, y2 = map(float, box)
+    area = max(x2 - x1, 0.0) * max(y2 - y1, 0.0)
+    if not area > 0:
+        return np.nan
+    seen_width = min(x2, image_wh[0] - 0.5) - max(x1, -0.5)
+    seen_height = min(y2, image_wh[1] - 0.5) - max(y1, -0.5)
+    return min(max(1 - max(seen_width, 0.0) * max(seen_height, 0.0) / area, 0.0), 1.0)
