@@ -121,7 +121,7 @@ def open_steps() -> dict[str, beam.DoFn]:
         "detect": DetectFaces(config.detect),
         "landmarks": LocateLandmarks(config.detect, False),
         "judge": JudgeFaces(config.judge),
-        "align": AlignFaces(config.align),
+        "align": AlignFaces(config.align, config.write),
     }
     return {name: function_of(step) for name, step in steps.items()}
 

@@ -60,14 +60,14 @@ def inside_picture(matrix: np.ndarray, image_wh: tuple[int, int]) -> np.ndarray 
 
 
 def values_in(channel: np.ndarray, region: Region | np.ndarray, inside: np.ndarray | None) -> np.ndarray:
-    """What of a region lies in the picture: (112, 112[, C]) -> (M[, C]), or (0[, C]) where that is less than half.
+    """What of a region lies in the picture: (h, w) -> (M,), or (0,) where that is less than half.
 
     Args:
-        channel: The canonical crop or something of its size.
-        region: Rows and columns, or (112, 112) bool.
-        inside: As `inside_picture` gives it.
+        channel: Something measured in the canonical crop, or in a part of it.
+        region: Rows and columns, or (h, w) bool.
+        inside: As `inside_picture` gives it, (h, w).
     """
-    values = channel[region].reshape(-1, *channel.shape[2:])
+    values = channel[region].ravel()
     if inside is None:
         return values
     is_inside = inside[region].ravel()

@@ -8,6 +8,7 @@ import numpy as np
 from facemill.transforms.ops.canonical import OVAL, Region, values_in
 
 _FACE: Region = (slice(28, 112), slice(12, 101))  # the oval and what the filters need around it
+_OVAL = OVAL[_FACE]
 _NOISE_FACTOR = 3.0
 _WINDOW_PX = 5
 _COARSE_SIGMA_PX = 2.0
@@ -28,25 +29,22 @@ def measure_sharpness(luma: np.ndarray, inside: np.ndarray | None) -> float:
     """
     if inside is not None:
         size = 2 * _REACH_PX + 1
-        inside = cv2.erode(inside.astype(np.uint8), np.ones((size, size), np.uint8), borderValue=1).astype(bool)
-    fine = np.zeros(luma.shape, np.float32)
-    coarse = np.zeros(luma.shape, np.float32)
+        inside = cv2.erode(inside.astype(np.uint8), np.ones((size, size), np.uint8), borderValue=1).astype(bool)[_FACE]
     face = luma[_FACE].astype(np.float32)
-    fine[_FACE] = _oriented_energy(face)
-    coarse[_FACE] = sum(gradient**2 for gradient in _gradients(cv2.GaussianBlur(face, (0, 0), _COARSE_SIGMA_PX)))
-    total = values_in(coarse, OVAL, inside).sum(dtype=np.float64)
-    return float(np.sqrt(values_in(fine, OVAL, inside).sum(dtype=np.float64) / total)) if total > 0 else np.nan
+    fine = values_in(_oriented_energy(face), _OVAL, inside).sum(dtype=np.float64)
+    slope_x, slope_y = _slopes(cv2.GaussianBlur(face, (0, 0), _COARSE_SIGMA_PX))
+    coarse = values_in(slope_x**2 + slope_y**2, _OVAL, inside).sum(dtype=np.float64)
+    return float(np.sqrt(fine / coarse)) if coarse > 0 else np.nan
 
 
-def _gradients(face: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes along x and y, per px: (h, w) float32 -> two of the same."""
+def _slopes(face: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Along x and y, per px: (h, w) float32 -> two of the same."""
     return cv2.Scharr(face, -1, 1, 0, scale=1 / 32), cv2.Scharr(face, -1, 0, 1, scale=1 / 32)
 
 
 def _oriented_energy(face: np.ndarray) -> np.ndarray:
     """max(l1 - 3 l2, 0) of the structure tensor about each pixel: (h, w) float32 -> the same."""
-    gx, gy = _gradients(face)
-    xx, yy, xy = (cv2.blur(product, (_WINDOW_PX, _WINDOW_PX)) for product in (gx * gx, gy * gy, gx * gy))
-    difference = np.sqrt((xx - yy) ** 2 + 4 * xy**2)  # l1 - l2
-    weaker = (xx + yy - difference) / 2
-    return np.maximum(difference - (_NOISE_FACTOR - 1) * weaker, 0)
+    x, y = _slopes(face)
+    xx, yy, xy = (cv2.blur(product, (_WINDOW_PX, _WINDOW_PX)) for product in (x * x, y * y, x * y))
+    trace, difference = xx + yy, cv2.magnitude(xx - yy, 2 * xy)  # l1 + l2, l1 - l2
+    return np.maximum(((1 + _NOISE_FACTOR) * difference - (_NOISE_FACTOR - 1) * trace) / 2, 0)

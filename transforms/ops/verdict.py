@@ -128,7 +128,7 @@ def judge_faces(
     """
     assert faces.angles_deg is not None and faces.interocular_px is not None
     within_deg = np.abs(faces.angles_deg) <= [options.max_yaw_deg, options.max_pitch_deg, options.max_roll_deg]
-    passed: dict[str, np.ndarray] = {
+    passed: dict[str, np.ndarray] = {  # in the order of VERDICT_REASONS
         "score": faces.scores >= options.min_score,
         "outside": _eyes_inside(faces.landmarks, image_wh),
         "small": faces.interocular_px >= options.min_interocular_px,
@@ -140,9 +140,9 @@ def judge_faces(
     candidates = np.flatnonzero(np.all(list(passed.values()), axis=0))
     if options.keep != "all":
         candidates = _select(candidates, _preference(faces, image_wh, options.keep), image_index)
-    passed["not_selected"] = np.isin(np.arange(len(faces)), candidates)
-    failed = np.array([~passed[reason] for reason in VERDICT_REASONS] + [np.ones(len(faces), dtype=bool)])
-    reasons = (*VERDICT_REASONS, "")
+        passed["not_selected"] = np.isin(np.arange(len(faces)), candidates)
+    reasons = (*passed, "")
+    failed = np.array([~column for column in passed.values()] + [np.ones(len(faces), dtype=bool)])
     return tuple(reasons[first] for first in failed.argmax(axis=0).tolist())
 
 
@@ -154,14 +154,14 @@ def _eyes_inside(landmarks: np.ndarray, image_wh: tuple[int, int] | np.ndarray) 
 
 
 def _good_enough(faces: Faces, options: JudgeOptions) -> dict[str, np.ndarray]:
-    """Whether each face passes each filter of its quality; all do where it is off, be they not a number."""
+    """Whether each face passes the filters of its quality that are on, in the order of judgement."""
     assert faces.quality is not None
     passed: dict[str, np.ndarray] = {}
     for reason, option in _QUALITY_FILTERS:
-        values, limit = faces.quality[:, QUALITY_COLUMNS.index(option[4:])], getattr(options, option)
-        is_off = limit == _RANGES[option][option.startswith("max_")]
-        is_good = values >= limit if option.startswith("min_") else values <= limit
-        passed[reason] = passed.get(reason, True) & (is_good | is_off)
+        limit, is_least = getattr(options, option), option.startswith("min_")
+        if limit != _RANGES[option][0 if is_least else 1]:
+            values = faces.quality[:, QUALITY_COLUMNS.index(option[4:])]
+            passed[reason] = passed.get(reason, True) & (values >= limit if is_least else values <= limit)
     return passed
 
 
