@@ -10,10 +10,11 @@ import apache_beam as beam
 
 from facemill.transforms.elements import Element, map_images
 from facemill.transforms.ops.canonical import canonical_crops, canonical_matrices
+from facemill.transforms.ops.cutting import largest_scale
 from facemill.transforms.ops.pose import estimate_pose, interocular_px
 from facemill.transforms.ops.quality import measure_quality
 from facemill.transforms.ops.records import ImageRecord
-from facemill.transforms.ops.reduction import at_least, crops_reduction, pixel_grid
+from facemill.transforms.ops.reduction import at_least, crop_reduction, pixel_grid
 from facemill.transforms.ops.verdict import JudgeOptions, judge_faces
 
 
@@ -52,7 +53,8 @@ def _measure(record: ImageRecord) -> ImageRecord:
     faces = record.faces
     assert faces is not None
     matrices = canonical_matrices(faces.landmarks, record.size_wh)
-    record = at_least(record, crops_reduction([None if matrix is None else (matrix,) for matrix in matrices]))
+    scale = largest_scale([None if matrix is None else (matrix,) for matrix in matrices])
+    record = at_least(record, crop_reduction(scale))
     assert record.image is not None
     grid = pixel_grid(record)
     in_image = (None if matrix is None else grid.matrix_from_original(matrix) for matrix in matrices)
