@@ -10,6 +10,7 @@ of `facemill run` with the default configuration. Printed are, for each folder:
 - what worse copies of N canonical crops, of faces with an eye distance of 30 px and more, do to the sharpness: how
   often it falls from one copy to the next worse one, and the AUC for telling the unharmed crops of all faces from them;
 - the AUC of the eye hint for telling the same crops from copies with dark glasses, or one dark patch, painted on;
+- where faces with points are labelled with `glasses`, the AUC of the eye hint for them;
 - where boxes are labelled `mask` and `no_mask`, the AUC of the mouth hint on the faces found there.
 """
 
@@ -43,6 +44,7 @@ from facemill.transforms.ops.quality import QUALITY_COLUMNS, measure_face
 from facemill.transforms.ops.records import ImageRecord
 
 PERCENTILES = (1, 10, 50, 90, 99)
+EYE_HINT, MOUTH_HINT = QUALITY_COLUMNS.index("eye_occlusion"), QUALITY_COLUMNS.index("mouth_occlusion")
 MIN_DEGRADED_PX = 30.0
 MASK_SIDES_PX = (0, 30, 50)
 EYES_XY = ((38, 54), (74, 54))  # of the canonical crop, a little below the pupils
@@ -60,6 +62,7 @@ class Found:
         quality: (10,) of each face.
         crops: Canonical crops of large faces.
         masks: Of each face that a labelled box holds: the label, the box's shorter side, the mouth hint.
+        glasses: Of the face nearest to labelled points: whether it wears glasses, the eye hint.
     """
 
     num_images: int = 0
@@ -67,6 +70,7 @@ class Found:
     quality: list[np.ndarray] = field(default_factory=list)
     crops: list[np.ndarray] = field(default_factory=list)
     masks: list[tuple[str, float, float]] = field(default_factory=list)
+    glasses: list[tuple[bool, float]] = field(default_factory=list)
 
 
 def main() -> None:
@@ -81,6 +85,7 @@ def main() -> None:
         if crops:
             tell_sharpness(crops)
             tell_eyes(crops)
+        tell_glasses(found)
         tell_masks(found)
 
 
@@ -140,14 +145,18 @@ def note(found: Found, record: ImageRecord, image: np.ndarray, truth: Sequence[M
     large = faces.landmarks[faces.interocular_px >= MIN_DEGRADED_PX]
     matrices = canonical_matrices(large, record.size_wh)
     found.crops += [crop for crop in canonical_crops(image, matrices) if crop is not None]
+    for face in truth if len(faces) else ():
+        if "glasses" in face and face.get("points5"):
+            nearest = np.linalg.norm(faces.landmarks - np.array(face["points5"]), axis=(1, 2)).argmin()
+            found.glasses.append((face["glasses"], float(faces.quality[nearest, EYE_HINT])))
     labelled = [face for face in truth if face.get("box") and face.get("label")]
     if labelled and len(faces):
         overlaps = box_iou(faces.boxes, np.array([face["box"] for face in labelled], np.float32))
         for row, overlap in zip(faces.quality, overlaps, strict=True):
             x1, y1, x2, y2 = labelled[overlap.argmax()]["box"]
             if overlap.max() >= 0.5:
-                hint = float(row[QUALITY_COLUMNS.index("mouth_occlusion")])
-                found.masks.append((labelled[overlap.argmax()]["label"], min(x2 - x1, y2 - y1), hint))
+                label, side_px = labelled[overlap.argmax()]["label"], min(x2 - x1, y2 - y1)
+                found.masks.append((label, side_px, float(row[MOUTH_HINT])))
 
 
 def tell_cost(found: Found) -> None:
@@ -187,6 +196,13 @@ def tell_eyes(crops: Sequence[np.ndarray]) -> None:
     for name, eyes in (("dark glasses", EYES_XY), ("a patch on one eye", EYES_XY[:1])):
         hidden = [measure(hide_eyes(crop, eyes), "eye_occlusion") for crop in crops]
         print(f"\neye hint for {name}: AUC {auc(hidden, free):.3f}")
+
+
+def tell_glasses(found: Found) -> None:
+    hints = [[hint for wears_, hint in found.glasses if wears_ == wears and hint == hint] for wears in (True, False)]
+    if all(hints):
+        counts = f"{len(hints[0])} with, {len(hints[1])} without"
+        print(f"\neye hint for labelled glasses, most of them clear ({counts}): AUC {auc(*hints):.3f}")
 
 
 def tell_masks(found: Found) -> None:
