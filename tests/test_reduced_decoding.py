@@ -245,6 +245,15 @@ def test_faces_and_crops_of_a_reduced_picture_are_those_of_the_full_one(orientat
     assert np.abs(crop.astype(int) - expected).mean() < 10
 
 
+def test_the_quality_of_a_reduced_picture_is_that_of_the_full_one(in_full: ImageRecord) -> None:
+    *_, reduced = run_steps(stored_jpeg(enlarged(LARGE_WH), 6), "reduced", DETECTOR)
+    assert in_full.faces is not None and in_full.faces.quality is not None
+    assert reduced.faces is not None and reduced.faces.quality is not None
+    (expected,), (found,) = in_full.faces.quality, reduced.faces.quality
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(found, expected, rtol=0.05, atol=0.02)
+
+
 def test_a_crop_is_cut_from_a_picture_that_is_large_enough() -> None:
     *_, located, judged, aligned = run_steps(stored_jpeg(enlarged(LARGE_WH)), "reduced", DETECTOR)
     # A face of 279 px fills most of the 112 px of a crop: 1/2 is enough, 1/4 is not. Quality is measured in one.

@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from pictures import jpeg, portrait, read_table, scenery, write_loose
 from PIL import Image
+from skimage.color import rgb2xyz
 
 from facemill.models.cascade import DetectorOptions
 from facemill.models.errors import BadInputError, ConfigError, OutputError
@@ -268,6 +269,11 @@ class TestJudgeAndAlign:
         assert one.faces.reasons == ("", "small", "outside")
         np.testing.assert_allclose(one.faces.interocular_px, [35.238, 7.048, 35.238], atol=0.01)
         assert one.faces.angles_deg.shape == (3, 3)
+        assert one.faces.quality is not None
+        quality = dict(zip(QUALITY_COLUMNS, one.faces.quality.T, strict=True))
+        assert abs(quality["luminance_mean"][0] - np.mean(rgb2xyz(self.IMAGE)[..., 1])) < 0.01
+        assert np.isnan(quality["sharpness"]).tolist() == [False, False, True]
+        np.testing.assert_allclose(quality["crop_out"], [0, 0, 1])
 
     def test_points_at_the_template_give_the_picture_itself(self) -> None:
         faces = dataclasses.replace(faces_at(ARCFACE, ARCFACE), reasons=("", "yaw"))
