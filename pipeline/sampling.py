@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.listing import Listing
+from facemill.transforms.ops.kinds import shard_kind
 from facemill.transforms.ops.reading import ReadOptions, read_unit
 from facemill.transforms.ops.records import ImageRecord
-from facemill.transforms.ops.shards import shard_kind
 from facemill.transforms.ops.units import Unit
 
 # Shards are looked into no further than this, as all that comes before a member must be read.
