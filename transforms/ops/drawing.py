@@ -25,12 +25,17 @@ def draw_faces(image: np.ndarray, boxes: np.ndarray, scores: np.ndarray, landmar
     edge, so that they can be read on any ground. Scores wider than their box are left out, and so is what is not
     finite.
     """
+    return _with_scores(draw_marks(image, boxes, landmarks), boxes, scores, _line_px(image))
+
+
+def draw_marks(image: np.ndarray, boxes: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """As `draw_faces`, without the scores."""
     canvas = np.array(image, order="C")
-    line_px = max(1, round(max(canvas.shape[:2]) / 500))
+    line_px = _line_px(image)
     for box, points in zip(boxes, landmarks, strict=True):
         _draw_box(canvas, box, line_px)
         _draw_points(canvas, points, _dot_radius(box, line_px))
-    return _with_scores(canvas, boxes, scores, line_px)
+    return canvas
 
 
 def contact_sheet(crops: Sequence[np.ndarray], *, columns: int, captions: Sequence[str] | None = None) -> np.ndarray:
@@ -54,6 +59,10 @@ def contact_sheet(crops: Sequence[np.ndarray], *, columns: int, captions: Sequen
         if captions is not None:
             sheet[top + height : top + height + _CAPTION_PX, left : left + width] = _caption(captions[index], width)
     return sheet
+
+
+def _line_px(image: np.ndarray) -> int:
+    return max(1, round(max(image.shape[:2]) / 500))
 
 
 def _draw_box(canvas: np.ndarray, box: np.ndarray, line_px: int) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from facemill.transforms.ops.templates import (
     PointTemplate,
     QuadTemplate,
     Template,
+    TemplateKind,
     get_template,
     require_known,
 )
@@ -26,7 +27,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NUM_POINTS = 5
 # At which margin the square is 21 times the box; larger ones are a mistake of units.
 _LARGEST_SHARE = 10.0
-_SOURCE = "the configuration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,16 @@ class TemplateDefinition:
         kind: `points`; `square`, `facenet` or `facenet_pytorch`, see `BoxTemplate`; or `ffhq`.
         points: For `points`: x and y of left eye, right eye, nose, left and right mouth corner, px of the crop.
         margin: For the three that go by the box; 0 where it is left out.
+        source: Where the numbers come from, for those who read it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     size: int | tuple[int, int]
-    kind: Literal["points", "square", "facenet", "facenet_pytorch", "ffhq"] = "points"
+    kind: TemplateKind = "points"
     points: tuple[tuple[float, float], ...] | None = None
     margin: float | None = None
+    source: str = "your own"
 
     def __post_init__(self) -> None:
         self._check_size()
@@ -67,10 +69,10 @@ class TemplateDefinition:
     def to_template(self, name: str) -> Template:
         """The template of this definition."""
         if self.kind == "points":
-            return PointTemplate(name, self.size_wh, _SOURCE, points=np.array(self.points))
+            return PointTemplate(name, self.size_wh, self.source, points=np.array(self.points))
         if self.kind == "ffhq":
-            return QuadTemplate(name, self.size_wh, _SOURCE)
-        return BoxTemplate(name, self.size_wh, _SOURCE, rule=self.kind, margin=self.margin or 0.0)
+            return QuadTemplate(name, self.size_wh, self.source)
+        return BoxTemplate(name, self.size_wh, self.source, rule=self.kind, margin=self.margin or 0.0)
 
     def _check_size(self) -> None:
         if not all(1 <= side <= _LARGEST_SIDE_PX for side in self.size_wh):

@@ -16,6 +16,7 @@ import numpy as np
 from facemill.models.errors import ConfigError
 
 BoxRule = Literal["square", "facenet", "facenet_pytorch"]
+TemplateKind = Literal["points", "square", "facenet", "facenet_pytorch", "ffhq"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +26,11 @@ class Template:
     name: str
     size_wh: tuple[int, int]
     source: str
+
+    @property
+    def kind(self) -> TemplateKind:
+        """What a definition of one's own calls the recipe."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +46,10 @@ class PointTemplate(Template):
         points = np.array(self.points, dtype=np.float64)
         points.setflags(write=False)
         object.__setattr__(self, "points", points)
+
+    @property
+    def kind(self) -> TemplateKind:
+        return "points"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,10 +69,18 @@ class BoxTemplate(Template):
     rule: BoxRule
     margin: float
 
+    @property
+    def kind(self) -> TemplateKind:
+        return self.rule
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuadTemplate(Template):
     """Takes the square of the FFHQ script, which depends on the middles of the eyes and the corners of the mouth."""
+
+    @property
+    def kind(self) -> TemplateKind:
+        return "ffhq"
 
 
 # Destination points of a 96x112 crop in SphereFace's face_align_demo.m and in insightface.
