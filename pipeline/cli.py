@@ -11,10 +11,10 @@ from importlib import metadata
 from typing import NoReturn
 
 from facemill.models.errors import ConfigError, DamagedOutputError, FacemillError
-from facemill.pipeline.commands import crop, demo, detect, run
+from facemill.pipeline.commands import crop, demo, detect, export, run
 from facemill.pipeline.commands.arguments import EXIT_INTERRUPTED, EXIT_LOST, EXIT_USAGE
 
-_COMMANDS = (run, crop, detect, demo)
+_COMMANDS = (run, crop, export, detect, demo)
 
 
 class _Parser(argparse.ArgumentParser):
