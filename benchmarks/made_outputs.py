@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -51,16 +52,17 @@ def _write_unit(folder: Folder, unit: str, faces: Iterable[MadeFace], config: Co
     )
     summary = UnitSummary(unit, config.fingerprint)
     for index, face in enumerate(faces):
+        number = crc32(face.image_id.encode()) % 1000  # by the image, wherever it stands
         has_crop = face.kept and config.write.crops != "none"
         name = crop_key(unit, index, 0) + config.write.extension if has_crop else None
         if name is not None:
             crops.add(name, face.crop, face.label)
         shared = {"image_id": face.image_id, "unit": unit, "label": face.label}
         row = {"face_id": f"{face.image_id}#0", "kept": face.kept, "crop": name, **shared, **face.columns}
-        face_table.add([_defaults(FACES_SCHEMA, index) | row])
+        face_table.add([_defaults(FACES_SCHEMA, number) | row])
         status = "ok" if face.kept else "rejected"
         counts = {"status": status, "num_faces": 1, "num_kept": int(face.kept)}
-        image_table.add([_defaults(IMAGES_SCHEMA, index) | shared | counts])
+        image_table.add([_defaults(IMAGES_SCHEMA, number) | shared | counts])
         summary.num_images += 1
         summary.num_faces += 1
         summary.num_kept += face.kept
@@ -71,17 +73,17 @@ def _write_unit(folder: Folder, unit: str, faces: Iterable[MadeFace], config: Co
     folder.write_bytes(marker_name(unit), summary.to_json())
 
 
-def _defaults(schema: pa.Schema, index: int) -> dict[str, Any]:
-    return {column.name: _default(column.type, index) for column in schema}
+def _defaults(schema: pa.Schema, number: int) -> dict[str, Any]:
+    return {column.name: _default(column.type, number) for column in schema}
 
 
-def _default(kind: pa.DataType, index: int) -> Any:
+def _default(kind: pa.DataType, number: int) -> Any:
     if pa.types.is_list(kind):
-        return [0.5 * index + point for point in range(10)]
+        return [0.5 * number + point for point in range(10)]
     if pa.types.is_floating(kind):
-        return index % 64 / 64
+        return number % 64 / 64
     if pa.types.is_integer(kind):
-        return index % 100
+        return number % 100
     return None
 
 

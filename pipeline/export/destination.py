@@ -37,6 +37,21 @@ class Destination:
         self.files: list[ExportedFile] = []
         self.is_begun = False
 
+    def check_own(self) -> None:
+        """Refuse a folder that holds something else than an export.
+
+        Raises:
+            ConfigError: It does.
+        """
+        names = set(self.folder.list_names(""))
+        if not names & {RECORD, _BEGUN} and any(name != LOCK and not fnmatchcase(name, _SCRATCH) for name in names):
+            raise ConfigError(f"{self.folder.uri} is not empty and holds no export of facemill; choose a new folder")
+
+    def sweep_scratch(self) -> None:
+        """Remove what killed exports left on their way; only under the lock."""
+        if self.folder.is_local:
+            self._remove([_SCRATCH])
+
     def read_record(self) -> dict[str, Any] | None:
         """What a complete export says about itself; None where there is none.
 
@@ -59,7 +74,8 @@ class Destination:
             entries: Patterns of the names, directly in the folder, that this export will write.
         """
         if self.folder.exists(_BEGUN):
-            self._remove([*self._read_json(_BEGUN).get("entries", []), _SCRATCH])
+            self._remove(self._read_json(_BEGUN).get("entries", []))
+            self.folder.sweep("")
         self.folder.write_bytes(_BEGUN, (json.dumps({"entries": list(entries)}) + "\n").encode())
         self.is_begun = True
 
@@ -119,17 +135,16 @@ def open_destination(folder: Folder) -> Iterator[Destination]:
         ConfigError: It cannot be used, or holds something else.
     """
     check_output(folder)
-    names = set(folder.list_names("")) if folder.exists("") else None
-    is_ours = bool(names and names & {RECORD, _BEGUN})
-    if names and not is_ours and any(name != LOCK and not fnmatchcase(name, _SCRATCH) for name in names):
-        raise ConfigError(f"{folder.uri} is not empty and holds no export of facemill; choose a new folder")
+    was_there = folder.exists("")
     make_output(folder)
     destination = Destination(folder)
     try:
+        destination.check_own()
         with hold_lock(folder):
+            destination.sweep_scratch()
             yield destination
     finally:
-        if names is None and folder.is_local and not destination.is_begun:
+        if folder.is_local and not was_there and not destination.is_begun:
             with contextlib.suppress(OSError):
                 os.unlink(folder.join(LOCK))
                 os.rmdir(folder.path)

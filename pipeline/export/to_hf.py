@@ -37,8 +37,7 @@ class HuggingFace(Format):
     With more classes than can be named in each file, `label` is a plain number; `identity` has the label itself.
     """
 
-    def __init__(self, *, max_class_names: int = _MAX_CLASS_NAMES) -> None:
-        self._max_class_names = max_class_names
+    def __init__(self) -> None:
         self._features: dict[str, Feature] = {}
 
     def entries(self, split: str) -> tuple[str, ...]:
@@ -47,7 +46,7 @@ class HuggingFace(Format):
 
     def begin(self, target: Target) -> None:
         """Take the names of the classes, which stand in every file."""
-        self._features = make_features(_class_names(target.selection, self._max_class_names))
+        self._features = make_features(_class_names(target.selection))
 
     @contextmanager
     def open_shard(self, target: Target, shard: Shard) -> Iterator[Callable[[Sample], None]]:
@@ -78,8 +77,8 @@ def _feature(kind: pa.DataType) -> Feature:
     return {"dtype": _DATASETS_NAMES.get(str(kind), str(kind)), "_type": "Value"}
 
 
-def _class_names(selection: Selection, max_class_names: int) -> list[str] | None:
-    if not 0 < selection.num_classes <= max_class_names:
+def _class_names(selection: Selection) -> list[str] | None:
+    if not 0 < selection.num_classes <= _MAX_CLASS_NAMES:
         return None
     return [found.label for found in selection.classes()]
 

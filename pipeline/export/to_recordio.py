@@ -28,9 +28,6 @@ class RecordIO(Format):
     is_by_class = True
     takes_unlabelled = False
 
-    def __init__(self, *, max_exact: int = _MAX_EXACT) -> None:
-        self._max_exact = max_exact
-
     def entries(self, split: str) -> tuple[str, ...]:
         """The files or the folder, and the table."""
         return (*(_FILES if split == "train" else (split,)), f"{split}.csv")
@@ -40,7 +37,7 @@ class RecordIO(Format):
         """All of a split."""
         split = shard.split
         folder = "" if split.name == "train" else f"{split.name}/"
-        has_ranges = 1 + split.num_faces + split.num_classes <= self._max_exact
+        has_ranges = 1 + split.num_faces + split.num_classes <= _MAX_EXACT
         with (
             open_table(target, split.name, "record") as table,
             target.destination.create(f"{folder}train.rec") as records,
