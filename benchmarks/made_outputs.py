@@ -88,9 +88,9 @@ def _default(kind: pa.DataType, number: int) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def made_crop(number: int, *, size_px: int = 24, image_format: str = "JPEG") -> bytes:
-    """A small picture; each number gives another file."""
-    noise = np.random.default_rng(number).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+def made_crop(number: int, *, size_px: int = 24, detail_px: int = 3, image_format: str = "JPEG") -> bytes:
+    """A small picture; each number gives another file, and more detail a larger one."""
+    noise = np.random.default_rng(number).integers(0, 256, (detail_px, detail_px, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((size_px, size_px), Image.Resampling.BICUBIC).save(buffer, image_format)
     return buffer.getvalue()
