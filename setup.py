@@ -7,6 +7,7 @@ from setuptools import setup
 FOLDERS = {
     "facemill.pipeline": "pipeline",
     "facemill.pipeline.commands": "pipeline/commands",
+    "facemill.pipeline.export": "pipeline/export",
     "facemill.transforms": "transforms",
     "facemill.transforms.ops": "transforms/ops",
     "facemill.models": "models",

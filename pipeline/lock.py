@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from facemill.models.errors import ConfigError
 from facemill.transforms.ops.storage import Folder
 
-_LOCK = "_run.lock"
+LOCK = "_run.lock"
 _BEAT_SECONDS = 20.0
 _STALE_SECONDS = 90.0
 
@@ -46,7 +46,7 @@ def _refusal(output: Folder, holder: str = "") -> ConfigError:
 
 @contextmanager
 def _hold_local(output: Folder) -> Iterator[None]:
-    lock = FileLock(output.join(_LOCK))
+    lock = FileLock(output.join(LOCK))
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -60,12 +60,12 @@ def _hold_local(output: Folder) -> Iterator[None]:
 @contextmanager
 def _hold_remote(output: Folder) -> Iterator[None]:
     holder = f"process {os.getpid()} on {platform.node()}"
-    if output.exists(_LOCK):
+    if output.exists(LOCK):
         try:
-            held = json.loads(output.read_bytes(_LOCK))
+            held = json.loads(output.read_bytes(LOCK))
             is_fresh, other = time.time() - held["time"] < _STALE_SECONDS, held["holder"]
         except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{output.join(_LOCK)} is damaged; remove it if no other run writes there") from error
+            raise ConfigError(f"{output.join(LOCK)} is damaged; remove it if no other run writes there") from error
         if is_fresh:
             raise _refusal(output, f" ({other})")
     ended = threading.Event()
@@ -77,7 +77,7 @@ def _hold_remote(output: Folder) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        output.remove(_LOCK)
+        output.remove(LOCK)
 
 
 def _keep_beating(output: Folder, holder: str, ended: threading.Event) -> None:
@@ -87,4 +87,4 @@ def _keep_beating(output: Folder, holder: str, ended: threading.Event) -> None:
 
 
 def _beat(output: Folder, holder: str) -> None:
-    output.write_bytes(_LOCK, json.dumps({"holder": holder, "time": time.time()}).encode())
+    output.write_bytes(LOCK, json.dumps({"holder": holder, "time": time.time()}).encode())

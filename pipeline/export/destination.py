@@ -1,0 +1,150 @@
+"""Where an export goes: whether it may, what an earlier one left there, and its files with their digests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from facemill.models.errors import ConfigError
+from facemill.pipeline.export.files import ExportedFile, ExportWriter, move_in
+from facemill.pipeline.lock import LOCK, hold_lock
+from facemill.pipeline.output_folder import check_output, make_output
+from facemill.transforms.ops.storage import Folder
+
+RECORD = "export.json"
+_BEGUN = "export.partial.json"
+_SCRATCH = ".export-*"
+
+
+class Destination:
+    """A folder that holds one export: none yet, one that was broken off, or a complete one.
+
+    Attributes:
+        folder: The folder.
+        files: What was written to it by now.
+        is_begun: Whether it was left to this export.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.files: list[ExportedFile] = []
+        self.is_begun = False
+
+    def check_own(self) -> None:
+        """Refuse a folder that holds something else than an export.
+
+        Raises:
+            ConfigError: It does.
+        """
+        names = set(self.folder.list_names(""))
+        if not names & {RECORD, _BEGUN} and any(name != LOCK and not fnmatchcase(name, _SCRATCH) for name in names):
+            raise ConfigError(f"{self.folder.uri} is not empty and holds no export of facemill; choose a new folder")
+
+    def sweep_scratch(self) -> None:
+        """Remove what killed exports left on their way; only under the lock."""
+        if self.folder.is_local:
+            self._remove([_SCRATCH])
+
+    def read_record(self) -> dict[str, Any] | None:
+        """What a complete export says about itself; None where there is none.
+
+        Raises:
+            ConfigError: It is damaged, or names a file that is not there as it was.
+        """
+        if not self.folder.exists(RECORD):
+            return None
+        record = self._read_json(RECORD)
+        for file in record.get("files", []):
+            path = self.folder.join(file["name"])
+            if not self.folder.exists(file["name"]) or self.folder.fs.info(path)["size"] != file["bytes"]:
+                raise ConfigError(f"{path} is missing or has changed since it was exported; choose a new folder")
+        return record
+
+    def begin(self, entries: Sequence[str]) -> None:
+        """Remove what an export that was broken off left, and say that one is under way.
+
+        Args:
+            entries: Patterns of the names, directly in the folder, that this export will write.
+        """
+        if self.folder.exists(_BEGUN):
+            self._remove(self._read_json(_BEGUN).get("entries", []))
+            self.folder.sweep("")
+        self.folder.write_bytes(_BEGUN, (json.dumps({"entries": list(entries)}) + "\n").encode())
+        self.is_begun = True
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Write what makes the export a complete one."""
+        listed = [{"name": file.name, "bytes": file.num_bytes, "sha256": file.sha256} for file in self.files]
+        content = json.dumps({**record, "files": listed}, indent=1, ensure_ascii=False)
+        self.folder.write_bytes(RECORD, f"{content}\n".encode())
+        self.folder.remove(_BEGUN)
+
+    def create(self, name: str) -> ExportWriter:
+        """A new file, which appears and is counted when it is committed."""
+        return ExportWriter(self.folder, name, self.files)
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a small file."""
+        with self.create(name) as writer:
+            writer.write(content)
+
+    def adopt(self, path: Path, name: str) -> None:
+        """Move a finished file of this machine in."""
+        self.files.append(move_in(path, self.folder, name))
+
+    @contextmanager
+    def scratch(self, parent: str | None) -> Iterator[Path]:
+        """A folder on this machine for the block's time: in `parent`, else here, or in the system's own.
+
+        Raises:
+            ConfigError: It cannot be made.
+        """
+        place = parent or (self.folder.path if self.folder.is_local else None)
+        try:
+            made = tempfile.TemporaryDirectory(prefix=_SCRATCH.rstrip("*"), dir=place)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {place}: {error.strerror}") from error
+        with made as folder:
+            yield Path(folder)
+
+    def _remove(self, patterns: Sequence[str]) -> None:
+        for name in self.folder.list_names(""):
+            if any(fnmatchcase(name, pattern) for pattern in patterns) and self.folder.exists(name):
+                self.folder.fs.rm(self.folder.join(name), recursive=True)
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(self.folder.read_bytes(name))
+        except ValueError as error:
+            raise ConfigError(f"{self.folder.join(name)} is damaged; choose a new folder") from error
+        return content
+
+
+@contextmanager
+def open_destination(folder: Folder) -> Iterator[Destination]:
+    """Keep other exports out of a folder inside the block; it is made, and removed where nothing was begun in it.
+
+    Raises:
+        ConfigError: It cannot be used, or holds something else.
+    """
+    check_output(folder)
+    was_there = folder.exists("")
+    make_output(folder)
+    destination = Destination(folder)
+    try:
+        destination.check_own()
+        with hold_lock(folder):
+            destination.sweep_scratch()
+            yield destination
+    finally:
+        if folder.is_local and not was_there and not destination.is_begun:
+            with contextlib.suppress(OSError):
+                os.unlink(folder.join(LOCK))
+                os.rmdir(folder.path)

@@ -1,0 +1,89 @@
+"""Crops as files of their own, and the table of faces that goes with formats which keep no more than a class."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+
+from facemill.pipeline.export.files import ExportWriter
+from facemill.pipeline.export.samples import Sample, Target
+from facemill.pipeline.export.selection import FACE_COLUMNS
+from facemill.transforms.ops.storage import Folder, output_error
+
+_BATCH_FILES = 256
+_BATCH_BYTES = 16 << 20
+_BUFFER_CHARACTERS = 1 << 16
+_POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+_LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in _POINTS for axis in "xy")
+
+
+class ImageFiles:
+    """Writes small files, several at once where the store can do it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._pending: dict[str, bytes] = {}
+        self._num_bytes = 0
+
+    def add(self, name: str, content: bytes) -> None:
+        """Write one file, now or with a later one."""
+        if self._folder.is_local:
+            self._folder.make_folder(os.path.dirname(name))
+        self._pending[self._folder.join(name)] = content
+        self._num_bytes += len(content)
+        if len(self._pending) >= _BATCH_FILES or self._num_bytes >= _BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending.
+
+        Raises:
+            OutputError: The store refuses it.
+        """
+        try:
+            if self._pending:
+                self._folder.fs.pipe(self._pending)
+        except OSError as error:
+            raise output_error(self._folder.uri, error) from error
+        self._pending = {}
+        self._num_bytes = 0
+
+
+class FaceTable:
+    """A CSV table: where a face is, its class, the crop's SHA-256, and its row."""
+
+    def __init__(self, file: ExportWriter, place: str) -> None:
+        self._file = file
+        self._text = io.StringIO(newline="")
+        self._csv = csv.writer(self._text, lineterminator="\n")
+        columns = [name for name in FACE_COLUMNS if name != "landmarks"]
+        self._columns = columns
+        self._csv.writerow([place, "class", "class_name", "sha256", *columns, *_LANDMARK_COLUMNS])
+
+    def add(self, place: str, sample: Sample) -> None:
+        """Add a row; nulls are empty."""
+        values = (sample.face[name] for name in self._columns)
+        digest = sha256(sample.content).hexdigest()
+        landmarks = sample.face["landmarks"]
+        self._csv.writerow([place, sample.class_index, sample.class_name, digest, *values, *landmarks])
+        if self._text.tell() >= _BUFFER_CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        self._file.write(self._text.getvalue().encode())
+        self._text.seek(0)
+        self._text.truncate()
+
+
+@contextmanager
+def open_table(target: Target, split: str, place: str) -> Iterator[FaceTable]:
+    """`SPLIT.csv`, which appears at the end of the block; `place` is what its first column is called."""
+    with target.destination.create(f"{split}.csv") as file:
+        table = FaceTable(file, place)
+        yield table
+        table.flush()

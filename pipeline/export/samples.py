@@ -1,0 +1,126 @@
+"""What the writers of all formats get: one face after the other, and the shard that it goes to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from facemill.pipeline.export.destination import Destination
+from facemill.pipeline.export.selection import SelectedSplit, Selection
+
+_PNG = b"\x89PNG"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One face.
+
+    Attributes:
+        number: Its place in its split, from 0.
+        class_index: Over all splits; -1 where the face has no label.
+        class_name: A name that any file system takes; None where the face has no label.
+        content: The crop's file as it was made.
+        face: Its row of the `faces` table, less what the cutting into units decides.
+    """
+
+    number: int
+    class_index: int
+    class_name: str | None
+    content: bytes
+    face: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The number as text, which sorts."""
+        return f"{self.number:09d}"
+
+    @property
+    def image_format(self) -> str:
+        """`jpeg` or `png`."""
+        return "png" if self.content.startswith(_PNG) else "jpeg"
+
+    @property
+    def extension(self) -> str:
+        """Of the crop's file, with its dot."""
+        return ".png" if self.content.startswith(_PNG) else ".jpg"
+
+    def to_json(self) -> bytes:
+        """The face's columns and its class."""
+        columns = {name: _finite(value) for name, value in self.face.items()}
+        named = {"class": self.class_index, "class_name": self.class_name, **columns}
+        return json.dumps(named, ensure_ascii=False, allow_nan=False).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of a split: the samples `[start, start + num_samples)` of it.
+
+    `num_bytes` are those of the crops of the whole split.
+    """
+
+    split: SelectedSplit
+    index: int
+    num_shards: int
+    start: int
+    num_samples: int
+    num_bytes: int
+
+    @property
+    def numbered(self) -> str:
+        """`train-00000-of-00005`."""
+        return f"{self.split.name}-{self.index:05d}-of-{self.num_shards:05d}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the writers write to, and what they may ask about all faces."""
+
+    destination: Destination
+    selection: Selection
+    scratch: Path
+
+
+class Format:
+    """A format; its class attributes say what it needs.
+
+    Attributes:
+        is_sharded: Whether a split goes to several files.
+        is_by_class: Whether the faces of a class must follow each other.
+        takes_unlabelled: Whether there is a place for faces without a label.
+    """
+
+    is_sharded: ClassVar[bool] = True
+    is_by_class: ClassVar[bool] = False
+    takes_unlabelled: ClassVar[bool] = True
+
+    def check(self) -> None:
+        """Refuse what cannot be done, before any work.
+
+        Raises:
+            ConfigError: Says what is missing.
+        """
+
+    def entries(self, split: str) -> tuple[str, ...]:
+        """Patterns of the names in the destination that belong to a split, or to all."""
+        raise NotImplementedError
+
+    def begin(self, target: Target) -> None:
+        """Take from the selection what all shards need."""
+
+    def open_shard(self, target: Target, shard: Shard) -> AbstractContextManager[Callable[[Sample], None]]:
+        """A block in which a shard is written, by the function that it gets; at its end the shard's files appear."""
+        raise NotImplementedError
+
+    def finish(self, target: Target) -> None:
+        """Write what comes after all shards."""
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

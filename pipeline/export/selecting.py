@@ -1,0 +1,206 @@
+"""Choosing the faces of an export, dividing them and putting them in order, by DuckDB, which goes to disk at need."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.export.names import class_name, folded, marked_name
+from facemill.pipeline.export.options import ExportOptions
+from facemill.pipeline.export.selection import FACE_COLUMNS, Counts, SelectedSplit, Selection
+from facemill.pipeline.export.splitting import assign_split
+from facemill.pipeline.outputs import Output
+
+_MEMORY = "1GB"
+_NUM_THREADS = 4
+_BATCH_ROWS = 50_000
+_DATABASE = "selection.duckdb"
+
+
+@contextmanager
+def select_faces(
+    output: Output, options: ExportOptions, scratch: Path, *, duplicates: ds.Dataset | None, by_class: bool
+) -> Iterator[Selection]:
+    """The faces to export, in a database in the folder `scratch`.
+
+    Args:
+        output: The output folder with the tables.
+        options: Which faces, and how they are divided.
+        scratch: An empty folder.
+        duplicates: The table of the duplicates that the options ask about.
+        by_class: Put the faces in order of their classes, and at random only within these.
+
+    Raises:
+        ConfigError: The options leave no face, or none in a split.
+        OutputError: The tables cannot be read, or the disk is full.
+    """
+    with contextlib.closing(output.connect()) as connection:
+        try:
+            _open_scratch(connection, scratch)
+            counts = _choose(connection, output, options, duplicates)
+            splits = _divide(connection, options)
+            _put_in_order(connection, by_class=by_class)
+            counts.exported = _number(connection, "select count(*) from scratch.rows")
+            counts.exported_unlabelled = _number(connection, "select count(*) from scratch.rows where class < 0")
+            digest = _digest(connection)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise OutputError(f"cannot select the faces of {output.folder.uri}: {reason}") from error
+        yield Selection(connection, counts, splits, digest)
+
+
+def _open_scratch(connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
+    connection.execute(f"attach {_quoted(scratch / _DATABASE)} as scratch")
+    connection.execute(f"set temp_directory = {_quoted(scratch)}")
+    connection.execute(f"set memory_limit = '{_MEMORY}'")
+    connection.execute(f"set threads = {_NUM_THREADS}")
+
+
+def _choose(
+    connection: duckdb.DuckDBPyConnection, output: Output, options: ExportOptions, duplicates: ds.Dataset | None
+) -> Counts:
+    """Fill `candidates`, and take away what the options do not want, one rule after the other."""
+    counts = Counts()
+    columns = ", ".join(f'"{name}"' for name in FACE_COLUMNS)
+    connection.execute(
+        f"""create table scratch.candidates as
+        select {columns}, unit, crop, label is not null as is_labelled, coalesce(label, image_id) as identity,
+        md5({options.seed} || '/' || face_id) as draw from faces where kept"""
+    )
+    counts.kept = _number(connection, "select count(*) from scratch.candidates")
+    num_without = _number(connection, "select count(*) from scratch.candidates where crop is null")
+    if num_without:
+        raise ConfigError(f"{num_without:,} of {counts.kept:,} kept faces of {output.folder.uri} have no crop")
+    counts.unlabelled = _leave_out_unlabelled(connection, options)
+    if duplicates is not None:
+        connection.register("duplicates", duplicates)
+        key = "image_id" if options.drop_duplicates == "exact" else "face_id"
+        counts.duplicates = _delete(connection, _DUPLICATES.format(key=key))
+    if options.min_images > 1:
+        few = f"is_labelled and identity in ({_FEW} {options.min_images})"
+        counts.identities_too_few = _number(connection, f"select count(*) from ({_FEW} {options.min_images})")
+        counts.too_few = _delete(connection, few)
+    if options.max_images is not None:
+        counts.too_many = _delete(connection, f"rowid in ({_DRAWN} where drawn > {options.max_images})")
+    return counts
+
+
+_DUPLICATES = """{key} in (select {key} from (
+    select {key}, row_number() over (partition by "group" order by {key}) as place from duplicates
+    where {key} in (select {key} from scratch.candidates)) where place > 1)"""
+_FEW = "select identity from scratch.candidates where is_labelled group by identity having count(*) <"
+_DRAWN = """select rowid from (select rowid, row_number() over (partition by identity order by draw) as drawn
+    from scratch.candidates where is_labelled)"""
+
+
+def _leave_out_unlabelled(connection: duckdb.DuckDBPyConnection, options: ExportOptions) -> int:
+    if options.unlabelled == "keep":
+        return 0
+    number = _delete(connection, "not is_labelled")
+    if number and options.unlabelled == "error":
+        raise ConfigError(f"{number:,} kept faces have no label; --unlabelled drop or keep says what to do with them")
+    return number
+
+
+def _divide(connection: duckdb.DuckDBPyConnection, options: ExportOptions) -> tuple[SelectedSplit, ...]:
+    """Fill `groups`, one row per identity or unlabelled image, and `classes`; the faces and classes of each split."""
+    connection.execute(
+        """create table scratch.groups (is_labelled bool, identity varchar, num_faces bigint, split integer,
+        plain_name varchar, marked_name varchar, folded varchar)"""
+    )
+    for batch in _grouped(connection, options):
+        connection.register("batch", batch)
+        connection.execute("insert into scratch.groups select * from batch")
+        connection.unregister("batch")
+    connection.execute(
+        """create table scratch.classes as
+        select row_number() over (order by split, name) - 1 as class, name, identity, split, num_faces from (
+            select if(count(*) over (partition by folded) > 1, marked_name, plain_name) as name,
+            identity, split, num_faces
+            from scratch.groups where is_labelled) order by class"""
+    )
+    return tuple(_count_splits(connection, options))
+
+
+def _grouped(connection: duckdb.DuckDBPyConnection, options: ExportOptions) -> Iterator[pa.Table]:
+    cursor = connection.cursor().execute(
+        "select is_labelled, identity, count(*) from scratch.candidates group by is_labelled, identity"
+    )
+    while rows := cursor.fetchmany(_BATCH_ROWS):
+        is_labelled, identities, num_faces = zip(*rows, strict=True)
+        names = [class_name(identity) for identity in identities]
+        yield pa.table(
+            {
+                "is_labelled": is_labelled,
+                "identity": identities,
+                "num_faces": num_faces,
+                "split": [assign_split(identity, options.splits, options.seed) for identity in identities],
+                "plain_name": names,
+                "marked_name": [marked_name(identity) for identity in identities],
+                "folded": [folded(name) for name in names],
+            }
+        )
+
+
+def _count_splits(connection: duckdb.DuckDBPyConnection, options: ExportOptions) -> Iterator[SelectedSplit]:
+    rows = connection.execute(
+        """select split, sum(num_faces)::bigint, count(*) filter (is_labelled), count(*)
+        from scratch.groups group by split"""
+    ).fetchall()
+    found = {split: counts for split, *counts in rows}
+    if not found:
+        raise ConfigError("no face is left to export")
+    start = first_class = 0
+    num_identities = sum(number for _, _, number in found.values())
+    for index, split in enumerate(options.splits):
+        if index not in found:
+            raise ConfigError(
+                f"none of the {num_identities:,} identities falls into {split.name}; "
+                "give it a larger share, or another --seed"
+            )
+        num_faces, num_classes, _ = found[index]
+        yield SelectedSplit(split.name, start, num_faces, first_class, num_classes)
+        start, first_class = start + num_faces, first_class + num_classes
+
+
+def _put_in_order(connection: duckdb.DuckDBPyConnection, *, by_class: bool) -> None:
+    """Fill `rows`, whose row ids then are the positions."""
+    columns = ", ".join(f'f."{name}"' for name in FACE_COLUMNS)
+    order = "split, class, draw" if by_class else "split, draw"
+    connection.execute(
+        f"""create table scratch.rows as
+        select {columns}, f.unit, f.crop, f.identity, g.split, coalesce(c.class, -1) as class, c.name as class_name
+        from scratch.candidates f join scratch.groups g on f.is_labelled = g.is_labelled and f.identity = g.identity
+        left join scratch.classes c on f.is_labelled and f.identity = c.identity order by {order}"""
+    )
+    connection.execute("drop table scratch.candidates")
+
+
+def _digest(connection: duckdb.DuckDBPyConnection) -> str:
+    """Of the set of rows, in whatever order."""
+    number = _number(
+        connection,
+        "select bit_xor(md5_number(split || '/' || class || '/' || identity || '/' || face_id)) from scratch.rows",
+    )
+    return f"{number % 2**128:032x}"
+
+
+def _delete(connection: duckdb.DuckDBPyConnection, condition: str) -> int:
+    return _number(connection, f"delete from scratch.candidates where {condition}")
+
+
+def _number(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

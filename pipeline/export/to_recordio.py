@@ -1,0 +1,90 @@
+"""`--to recordio`: InsightFace's training sets, `train.rec` with `train.idx` and `property`."""
+
+from __future__ import annotations
+
+import io
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+
+from facemill.pipeline.export.files import ExportWriter
+from facemill.pipeline.export.image_files import open_table
+from facemill.pipeline.export.samples import Format, Sample, Shard, Target
+from facemill.transforms.ops.recordio import frame_record, pack_header
+
+_FILES = ("train.rec", "train.idx", "property")
+_MAX_EXACT = 1 << 24  # labels are float32, which hold whole numbers up to here
+
+
+class RecordIO(Format):
+    """The split train in the folder itself, which is InsightFace's root; the others each in a folder of their name.
+
+    Labels count from 0 in each, as InsightFace wants them, and the images of an identity follow each other.
+    """
+
+    is_sharded = False
+    is_by_class = True
+    takes_unlabelled = False
+
+    def entries(self, split: str) -> tuple[str, ...]:
+        """The files or the folder, and the table."""
+        return (*(_FILES if split == "train" else (split,)), f"{split}.csv")
+
+    @contextmanager
+    def open_shard(self, target: Target, shard: Shard) -> Iterator[Callable[[Sample], None]]:
+        """All of a split."""
+        split = shard.split
+        folder = "" if split.name == "train" else f"{split.name}/"
+        has_ranges = 1 + split.num_faces + split.num_classes <= _MAX_EXACT
+        with (
+            open_table(target, split.name, "record") as table,
+            target.destination.create(f"{folder}train.rec") as records,
+            target.destination.create(f"{folder}train.idx") as index,
+            target.destination.create(f"{folder}property") as properties,
+        ):
+            writer = _RecordWriter(records, index, first_id=1 if has_ranges else 0)
+
+            def add(sample: Sample) -> None:
+                if sample.number == 0:
+                    width, height = Image.open(io.BytesIO(sample.content)).size
+                    properties.write(f"{split.num_classes},{height},{width}\n".encode())
+                table.add(str(writer.next_id), sample)
+                writer.add_image(sample.class_index - split.first_class, sample.content)
+
+            yield add
+            if has_ranges:
+                writer.add_ranges()
+
+
+class _RecordWriter:
+    """Images, then as in InsightFace's face2rec2.py record 0 and a record for each identity.
+
+    Record 0 says where the images end, and where the records of the identities; each of these gives the first of its
+    images and the one after the last. Where float32 cannot hold these numbers, there are images only, from 0 on, as
+    InsightFace's readers take them too.
+    """
+
+    def __init__(self, records: ExportWriter, index: ExportWriter, *, first_id: int) -> None:
+        self._records = records
+        self._index = index
+        self._starts = array("q")  # of each identity
+        self.next_id = first_id
+
+    def add_image(self, label: int, content: bytes) -> None:
+        if label == len(self._starts):
+            self._starts.append(self.next_id)
+        self._write(self.next_id, pack_header(float(label), id=self.next_id) + content)
+        self.next_id += 1
+
+    def add_ranges(self) -> None:
+        end = self.next_id
+        self._write(0, pack_header([float(end), float(end + len(self._starts))], id=0))
+        for start, stop in zip(self._starts, [*self._starts[1:], end], strict=True):
+            self._write(self.next_id, pack_header([float(start), float(stop)], id=self.next_id))
+            self.next_id += 1
+
+    def _write(self, key: int, data: bytes) -> None:
+        self._index.write(f"{key}\t{self._records.tell()}\n".encode())
+        self._records.write(frame_record(data))
