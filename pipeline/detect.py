@@ -17,6 +17,7 @@ from facemill.models.errors import BadInputError, ConfigError
 from facemill.models.pyramid import ImagePyramid
 from facemill.pipeline.config import Config, settle_accelerator
 from facemill.pipeline.listing import list_inputs
+from facemill.transforms.ops.credentials import separate_signatures
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
 from facemill.transforms.ops.decoding import decode_image
 from facemill.transforms.ops.drawing import draw_faces
@@ -95,6 +96,7 @@ def detect_images(
 
 def _list_sources(images: Sequence[str], config: Config, storage_options: Mapping[str, Any]) -> list[_Source]:
     sources = []
+    images, storage_options = separate_signatures(images, storage_options)
     for image in images:
         if image == _STANDARD_INPUT:
             sources.append(_Source(None, image))

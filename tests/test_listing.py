@@ -116,7 +116,7 @@ class Unreachable(MemoryFileSystem):
 
     protocol = "unreachable"
 
-    def isdir(self, path: str) -> bool:
+    def info(self, path: str, **kwargs: object) -> dict[str, object]:
         raise NoConnection("no connection")
 
 
