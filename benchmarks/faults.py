@@ -19,14 +19,26 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["reset", "lost_answer", "stall", "throttle_429", "throttle_503", "cut_answer", "cut_request"]
-FAULTS: tuple[Fault, ...] = (
+from web import QuietServer
+
+Fault = Literal[
+    "reset",
+    "lost_answer",
+    "stall",
+    "status_403",
+    "status_429",
+    "status_503",
+    "cut_answer",
+    "cut_request",
+    "short_answer",
+]
+FAULTS: tuple[Fault, ...] = (  # those that pass, and that a client can see
     "reset",  # the connection is reset before the store hears of the request
     "cut_answer",  # half of the body comes, under the Content-Length of the whole
-    "throttle_503",
+    "status_503",
     "lost_answer",  # the store has done it, and the connection is reset before it can say so
     "stall",  # nothing comes for a while, then the connection ends
-    "throttle_429",
+    "status_429",
     "cut_request",  # half of the body reaches the store
 )
 _STALL_SECONDS = 1.0
@@ -84,21 +96,13 @@ def fault_proxy(
     """A proxy in front of the server at `upstream`, `http://host:port`, until the end of the block."""
     proxy = FaultProxy(upstream, one_in, seed, tuple(kinds))
     handler = type("Handler", (_Handler,), {"proxy": proxy})
-    with _Server(("127.0.0.1", 0), handler) as server:
+    with QuietServer(("127.0.0.1", 0), handler) as server:
         proxy.address = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield proxy
         finally:
             server.shutdown()
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Connections break here on purpose."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -117,18 +121,27 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault == "stall":
             time.sleep(_STALL_SECONDS)
             self._reset()
-        elif fault in ("throttle_429", "throttle_503"):
+        elif fault is not None and fault.startswith("status_"):
             self._answer(int(fault.rpartition("_")[2]), [("Retry-After", "1")], b"", 0)
         elif fault == "cut_request":
             self._ask_half(body)
             self._reset()
         else:
-            status, headers, content, size = self._ask(body)
-            if fault == "lost_answer" or (fault == "cut_answer" and not content):
-                self._reset()
-            else:
-                self._answer(status, headers, content[: len(content) // 2] if fault else content, size)
-                self.close_connection = self.close_connection or fault is not None
+            self._answer_spoiled(fault, *self._ask(body))
+
+    def _answer_spoiled(
+        self, fault: Fault | None, status: int, headers: list[tuple[str, str]], content: bytes, size: int
+    ) -> None:
+        half = content[: len(content) // 2]
+        if fault is None:
+            self._answer(status, headers, content, size)
+        elif fault == "short_answer" and content:  # as of a cache that holds a part and takes it for the whole
+            self._answer(status, headers, half, len(half))
+        elif fault == "cut_answer" and content:
+            self._answer(status, headers, half, size)
+            self.close_connection = True
+        else:
+            self._reset()
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = do_OPTIONS = _pass_on
 

@@ -69,7 +69,8 @@ def detect_images(
     if draw_folder is not None and Path(draw_folder).is_file():
         raise ConfigError(f"--draw {draw_folder} is a file; name a folder")
     config = settle_accelerator(config)
-    sources = _list_sources(images, config, storage_options or {})
+    images, storage_options = separate_signatures(images, storage_options or {})
+    sources = _list_sources(images, config, storage_options)
     is_single = (
         len(sources) == 1 and len(images) == 1 and PurePosixPath(sources[0].name).name == PurePosixPath(images[0]).name
     )
@@ -96,7 +97,6 @@ def detect_images(
 
 def _list_sources(images: Sequence[str], config: Config, storage_options: Mapping[str, Any]) -> list[_Source]:
     sources = []
-    images, storage_options = separate_signatures(images, storage_options)
     for image in images:
         if image == _STANDARD_INPUT:
             sources.append(_Source(None, image))

@@ -74,7 +74,8 @@ def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[s
     kept = [
         (name, size)
         for name, size in found
-        if not is_ignored(name, ignored_extensions) and not (outputs and name.startswith(outputs))
+        if not (_is_folder_marker(name) or is_ignored(name, ignored_extensions))
+        and not (outputs and name.startswith(outputs))
     ]
     folder = Folder(fs.unstrip_protocol(root), storage_options)
     return Listing(folder, [name for name, _ in kept], [size for _, size in kept], len(found) - len(kept))
@@ -82,7 +83,7 @@ def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[s
 
 def _sizes_over_http(fs: fsspec.AbstractFileSystem, root: str, names: Collection[str]) -> dict[str, int]:
     """The sizes of files, which a page of links does not tell; links to another order of the page are no files."""
-    names = [name for name in names if not name.rpartition("/")[2].startswith("?")]
+    names = [name for name in names if name and not name.rpartition("/")[2].startswith("?")]
     for name in names:
         if split_signature(name)[1]:
             raise ConfigError(f"the page {root} links to signed URLs; give them as inputs, one by one")
@@ -96,6 +97,11 @@ def _size_over_http(fs: fsspec.AbstractFileSystem, url: str) -> int:
         return int(fs.info(url)["size"] or 0)
     except (FileNotFoundError, PermissionError):
         return 0  # reading it gives it a failed row
+
+
+def _is_folder_marker(name: str) -> bool:
+    """Whether an object stands for a folder, as the consoles of the stores make them."""
+    return not name or name.endswith("/")
 
 
 def _own_outputs(found: Sequence[tuple[str, int]]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from facemill.transforms.ops.store_errors import explain
 # The first name of each store's protocol, by all of them.
 _STORES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "abfss": "abfs", "https": "http"}
 _EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure"}
-_LOGGERS = ("gcsfs", "azure", "s3fs", "fsspec")  # some log what they raise as well, with a traceback
+_LOGGERS = ("asyncio", "azure", "fsspec", "gcsfs", "s3fs")  # log with a traceback what is raised as well, or retried
 # Up to when an answer must begin or go on; aiohttp's own limit is 300 s for a whole file, however large.
 _CONNECT_SECONDS, _READ_SECONDS = 20.0, 30.0
 

@@ -55,6 +55,12 @@ def end_image() -> None:
         _array[Slot.BEATS] += 1
 
 
+def beat() -> None:
+    """Show a sign of life."""
+    if _array is not None:
+        _array[Slot.BEATS] += 1
+
+
 def count_image(*, num_bytes: int, num_kept: int, failed: bool) -> None:
     """Count an image that is through."""
     if _array is None:

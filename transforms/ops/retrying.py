@@ -15,12 +15,15 @@ from typing import Any, BinaryIO, ParamSpec, TypeVar
 import tenacity
 from fsspec import AbstractFileSystem
 
+from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.credentials import join_signature
 from facemill.transforms.ops.store_errors import StoreError, explain, is_passing
 
 _PATIENCE_SECONDS = 60.0
+_MIN_ATTEMPTS = 3  # also of what takes longer than that, such as a large file
 _FIRST_PAUSE_SECONDS = 0.25  # at most, as are the next ones, each up to twice the one before
 _LONGEST_PAUSE_SECONDS = 10.0
+_BLOCK_BYTES = 1 << 20  # of a file are read at a time, where nothing else is said
 _TOLD_ATTEMPT = 3  # those before it are everyday matters
 
 _logger = logging.getLogger(__name__)
@@ -185,19 +188,19 @@ class RetryingFileSystem(AbstractFileSystem):
         return str(self.inner._parent(path))
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
-        kwargs.pop("autocommit", None)
-        opened = self._try(
-            path, self._fresh(self.inner.open), self._signed(path), mode, block_size=block_size, **kwargs
-        )
         if "r" not in mode:
-            return opened
+            return self._try(path, self.inner.open, path, mode, block_size=block_size)
+        opened = self._try(path, self._fresh(self.inner.open), self._signed(path), "rb", cache_type="none")
         if self._is_http and not self._try(path, _serves_parts, opened):
             opened.close()
-            copy: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
-            self.get_file(path, copy)
-            copy.seek(0)
-            return copy
-        return io.BufferedReader(_RetryingFile(self, path, opened), 1 << 16)
+            return self._copy_of(path)
+        return io.BufferedReader(_RetryingFile(self, path, opened), block_size or _BLOCK_BYTES)
+
+    def _copy_of(self, path: str) -> BinaryIO:
+        copy: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        self.get_file(path, copy)
+        copy.seek(0)
+        return copy
 
     def _signed(self, path: str) -> str:
         secret = self._signatures.get(path)
@@ -219,13 +222,13 @@ class RetryingFileSystem(AbstractFileSystem):
         *args: _Parameters.args,
         **kwargs: _Parameters.kwargs,
     ) -> _Result:
-        """What `operation` returns; the request is sent again after ever longer pauses, for up to a minute.
+        """What `operation` returns; the request is sent again after ever longer pauses, for about a minute.
 
         Raises:
             OSError: As `explain` makes it.
         """
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
+            stop=tenacity.stop_after_delay(_PATIENCE_SECONDS) & tenacity.stop_after_attempt(_MIN_ATTEMPTS),
             wait=tenacity.wait_random_exponential(_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS),
             retry=tenacity.retry_if_exception(is_passing),
             before_sleep=lambda state: self._tell(path, state),
@@ -243,19 +246,25 @@ class RetryingFileSystem(AbstractFileSystem):
         return explain(error, self.unstrip_protocol(path), protocol, is_signed=path in self._signatures)
 
     def _tell(self, path: str, state: tenacity.RetryCallState) -> None:
+        heartbeat.beat()
         if state.attempt_number == _TOLD_ATTEMPT and state.outcome is not None:
             error = state.outcome.exception()
             assert error is not None
-            _logger.warning("%s; trying again for a minute", self._explained(error, path))
+            _logger.warning("%s; trying again", self._explained(error, path))
 
 
 class _RetryingFile(io.RawIOBase):
-    """A file of a store, open for reading; a read that breaks off is resumed where it was."""
+    """A file of a store, open for reading; a read that breaks off is made again.
+
+    The driver must open it without a cache: fsspec's own take a part that came short for the whole (2026.9).
+    """
 
     def __init__(self, fs: RetryingFileSystem, path: str, file: Any) -> None:
         self._fs = fs
         self._path = path
         self._file = file
+        self._size = int(file.seek(0, io.SEEK_END) or file.tell())
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -263,24 +272,35 @@ class _RetryingFile(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
     def tell(self) -> int:
-        return int(self._file.tell())
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        data = self._fs._try(self._path, self._read, self.tell(), len(view))
+        data = self._take(len(view))
         view[: len(data)] = data
         return len(data)
 
-    def _read(self, position: int, num_bytes: int) -> bytes:
-        self._file.seek(position)
+    def readall(self) -> bytes:  # the inherited one makes a request for each 8 KiB
+        return self._take(self._size)
+
+    def _take(self, num_bytes: int) -> bytes:
+        """As many bytes, fewer only at the end of the file."""
+        num_bytes = max(0, min(num_bytes, self._size - self._position))
+        data = self._fs._try(self._path, self._fetch, num_bytes) if num_bytes else b""
+        self._position += num_bytes
+        return data
+
+    def _fetch(self, num_bytes: int) -> bytes:
+        self._file.seek(self._position)
         data: bytes = self._file.read(num_bytes)
-        expected = min(num_bytes, max(0, self._file.size - position))
-        if len(data) < expected:
-            raise CutShortError(f"{len(data)} of {expected} bytes came")
+        if len(data) != num_bytes:
+            raise CutShortError(f"{len(data)} of {num_bytes} bytes came")
         return data
 
     def close(self) -> None:

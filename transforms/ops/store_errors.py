@@ -116,14 +116,19 @@ class CredentialsError(StoreError):
 def is_passing(error: BaseException) -> bool:
     """Whether the same request may succeed when it is sent again."""
     chain = list(_chain(error))
-    if any(_code(one) in _PASSING_CODES for one in chain):
-        return True
-    status = _first_status(chain)
-    if status is not None:
-        return status in _PASSING_STATUSES or (status >= 500 and status not in _LASTING_STATUSES)
     if any(_is_one_of(one, _LASTING_TYPES) or _is_unknown_host(one) for one in chain):
         return False
-    return any(_is_one_of(one, _PASSING_TYPES) or getattr(one, "retryable", False) is True for one in chain)
+    return next((verdict for one in chain if (verdict := _may_pass(one)) is not None), False)
+
+
+def _may_pass(error: BaseException) -> bool | None:
+    """What the error itself says of that; None where it is up to what it was raised from."""
+    if _is_one_of(error, _PASSING_TYPES) or _code(error) in _PASSING_CODES:
+        return True
+    status = _status(error)
+    if status is not None:
+        return status in _PASSING_STATUSES or (status >= 500 and status not in _LASTING_STATUSES)
+    return True if getattr(error, "retryable", False) is True else None
 
 
 def explain(error: BaseException, place: str, protocol: str, *, is_signed: bool = False) -> OSError:

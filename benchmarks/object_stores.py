@@ -76,7 +76,7 @@ def running_store(name: StoreName) -> Iterator[Store]:
     port = free_port()
     if name == "gs":
         options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-        command = [str(program), *options, "-log-level", "error", "-external-url", f"http://127.0.0.1:{port}"]
+        command = [str(program), *options, "-log-level", "error"]
     else:
         options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent", "--inMemoryPersistence"]
         command = ["node", str(program), *options, "--skipApiVersionCheck", "--disableTelemetry"]
