@@ -16,6 +16,7 @@ FOLDERS = {
 # build and setuptools make the package that Beam stages for --setup_file.
 DATAFLOW = ["apache-beam[gcp]>=2.77,<3", "build>=1", "gcsfs>=2024.6", "setuptools>=77"]
 S3 = ["s3fs>=2024.6"]
+AZURE = ["adlfs>=2024.7"]
 DEMO = ["scikit-image>=0.22", "matplotlib>=3.8"]
 OPENVINO = ["openvino>=2025.0"]
 TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "psutil>=5.9"]
@@ -51,11 +52,12 @@ setup(
         "pydantic>=2.7,<3",
         "pyyaml>=6",
         "simplejpeg>=1.8",
+        "tenacity>=8.2",
         "tqdm>=4.66",
     ],
     extras_require={
         "demo": DEMO,
-        "azure": ["adlfs>=2024.7"],
+        "azure": AZURE,
         "cuda": ["onnxruntime-gpu[cuda,cudnn]>=1.21"],
         "dataflow": DATAFLOW,
         "gcs": ["gcsfs>=2024.6"],
@@ -64,7 +66,7 @@ setup(
         "openvino": OPENVINO,
         "s3": S3,
         "test": TEST,
-        "dev": [*TEST, *OPENVINO, *DATAFLOW, *S3, "moto[server]>=5", "mypy>=1.10", "ruff>=0.6"],
+        "dev": [*TEST, *OPENVINO, *DATAFLOW, *S3, *AZURE, "moto[server]>=5", "mypy>=1.10", "ruff>=0.6"],
     },
     entry_points={
         "console_scripts": [

@@ -1,4 +1,4 @@
-"""Python servers in the background, on free ports of the loopback, for tests and benchmarks."""
+"""Servers in the background, on free ports of the loopback, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _START_SECONDS = 60
@@ -29,8 +29,16 @@ def running(module: str, *arguments: str, port: int, log: Path = Path(os.devnull
     Raises:
         TimeoutError: It does not.
     """
+    with running_command([sys.executable, "-m", module, *arguments], port=port, log=log) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def running_command(
+    command: Sequence[str], *, port: int, log: Path = Path(os.devnull)
+) -> Iterator[subprocess.Popen[bytes]]:
+    """As `running`, of any program."""
     with log.open("wb") as errors:
-        command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
     try:
         _wait_for(port)

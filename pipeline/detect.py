@@ -17,6 +17,7 @@ from facemill.models.errors import BadInputError, ConfigError
 from facemill.models.pyramid import ImagePyramid
 from facemill.pipeline.config import Config, settle_accelerator
 from facemill.pipeline.listing import list_inputs
+from facemill.transforms.ops.credentials import separate_signatures
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
 from facemill.transforms.ops.decoding import decode_image
 from facemill.transforms.ops.drawing import draw_faces
@@ -68,7 +69,8 @@ def detect_images(
     if draw_folder is not None and Path(draw_folder).is_file():
         raise ConfigError(f"--draw {draw_folder} is a file; name a folder")
     config = settle_accelerator(config)
-    sources = _list_sources(images, config, storage_options or {})
+    images, storage_options = separate_signatures(images, storage_options or {})
+    sources = _list_sources(images, config, storage_options)
     is_single = (
         len(sources) == 1 and len(images) == 1 and PurePosixPath(sources[0].name).name == PurePosixPath(images[0]).name
     )

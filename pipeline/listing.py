@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,14 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from facemill.models.errors import ConfigError
+from facemill.transforms.ops.credentials import split_signature
+from facemill.transforms.ops.drivers import resolve_uri, store_of
 from facemill.transforms.ops.layout import MANIFEST, MARKERS
 from facemill.transforms.ops.members import is_ignored
-from facemill.transforms.ops.storage import Folder, resolve_uri
+from facemill.transforms.ops.storage import Folder
 
 _MAGIC = frozenset("*?[")
+_NUM_ASKING = 16  # requests at a time for sizes
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,10 @@ def list_inputs(
         raise ConfigError("an input has an empty name; for the folder you are in write .")
     try:
         return _list(uri, ignored_extensions, dict(storage_options or {}))
-    except ConfigError:
-        raise
     except FileNotFoundError as error:
         raise ConfigError(f"no input at {uri}") from error
-    except Exception as error:  # the libraries behind the stores have errors of their own
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ConfigError(f"cannot list the input {uri}: {why}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot list the input {uri}: {error.strerror or error}") from error
 
 
 def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[str, Any]) -> Listing:
@@ -65,17 +66,43 @@ def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[s
     else:
         raise FileNotFoundError(uri)
     prefix = len(root.rstrip("/")) + 1
-    found = sorted({full[prefix:]: size for full, size in entries}.items())  # a glob may match a file and its folder
+    sizes = {full[prefix:]: size for full, size in entries}  # a glob may match a file and its folder
+    if store_of(uri) == "http":
+        sizes = _sizes_over_http(fs, root, sizes)
+    found = sorted(sizes.items())
     outputs, properties = _own_outputs(found), _recordio_properties(found)
     kept = [
         (name, size)
         for name, size in found
-        if not is_ignored(name, ignored_extensions)
+        if not (_is_folder_marker(name) or is_ignored(name, ignored_extensions))
         and name not in properties
         and not (outputs and name.startswith(outputs))
     ]
     folder = Folder(fs.unstrip_protocol(root), storage_options)
     return Listing(folder, [name for name, _ in kept], [size for _, size in kept], len(found) - len(kept))
+
+
+def _sizes_over_http(fs: fsspec.AbstractFileSystem, root: str, names: Collection[str]) -> dict[str, int]:
+    """The sizes of files, which a page of links does not tell; links to another order of the page are no files."""
+    names = [name for name in names if name and not name.rpartition("/")[2].startswith("?")]
+    for name in names:
+        if split_signature(name)[1]:
+            raise ConfigError(f"the page {root} links to signed URLs; give them as inputs, one by one")
+    with ThreadPoolExecutor(_NUM_ASKING) as pool:
+        sizes = pool.map(lambda name: _size_over_http(fs, f"{root}/{name}"), names)
+        return dict(zip(names, sizes, strict=True))
+
+
+def _size_over_http(fs: fsspec.AbstractFileSystem, url: str) -> int:
+    try:
+        return int(fs.info(url)["size"] or 0)
+    except (FileNotFoundError, PermissionError):
+        return 0  # reading it gives it a failed row
+
+
+def _is_folder_marker(name: str) -> bool:
+    """Whether an object stands for a folder, as the consoles of the stores make them."""
+    return not name or name.endswith("/")
 
 
 def _own_outputs(found: Sequence[tuple[str, int]]) -> tuple[str, ...]:
@@ -109,7 +136,7 @@ def _walk(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, int]]
     if isinstance(fs, LocalFileSystem):
         yield from _walk_local(path)
         return
-    for _, _, files in fs.walk(path, detail=True, on_error="raise"):
+    for _, _, files in fs.walk(path, detail=True):
         for info in files.values():
             yield info["name"], int(info["size"] or 0)
 

@@ -30,7 +30,7 @@ def hold_lock(output: Folder) -> Iterator[None]:
     others out until that file is 90 seconds old.
 
     Raises:
-        ConfigError: Another run holds it.
+        ConfigError: Another run holds it, or the output cannot be written to.
     """
     if output.is_local:
         with _hold_local(output):
@@ -44,6 +44,13 @@ def _refusal(output: Folder, holder: str = "") -> ConfigError:
     return ConfigError(f"another run is writing to {output.uri}{holder}; wait for it or choose another output folder")
 
 
+def _unusable(output: Folder, error: OSError) -> ConfigError:
+    """The refusal of an output folder whose first file cannot be written; stores lack nothing but their buckets."""
+    is_missing = isinstance(error, FileNotFoundError) and not output.is_local
+    why = "there is no such bucket or container; make it first" if is_missing else error.strerror or str(error)
+    return ConfigError(f"cannot write {output.shown(LOCK)}: {why}")
+
+
 @contextmanager
 def _hold_local(output: Folder) -> Iterator[None]:
     lock = FileLock(output.join(LOCK))
@@ -51,6 +58,8 @@ def _hold_local(output: Folder) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise _refusal(output) from error
+    except OSError as error:
+        raise _unusable(output, error) from error
     try:
         yield
     finally:
@@ -60,16 +69,12 @@ def _hold_local(output: Folder) -> Iterator[None]:
 @contextmanager
 def _hold_remote(output: Folder) -> Iterator[None]:
     holder = f"process {os.getpid()} on {platform.node()}"
-    if output.exists(LOCK):
-        try:
-            held = json.loads(output.read_bytes(LOCK))
-            is_fresh, other = time.time() - held["time"] < _STALE_SECONDS, held["holder"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{output.join(LOCK)} is damaged; remove it if no other run writes there") from error
-        if is_fresh:
-            raise _refusal(output, f" ({other})")
+    try:
+        _check_free(output)
+        _beat(output, holder)
+    except OSError as error:
+        raise _unusable(output, error) from error
     ended = threading.Event()
-    _beat(output, holder)
     thread = threading.Thread(target=_keep_beating, args=(output, holder, ended), daemon=True)
     thread.start()
     try:
@@ -77,14 +82,27 @@ def _hold_remote(output: Folder) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        output.remove(LOCK)
+        with contextlib.suppress(OSError):  # it is stale soon, and must not hide how the run ended
+            output.remove(LOCK)
+
+
+def _check_free(output: Folder) -> None:
+    try:
+        held = json.loads(output.read_bytes(LOCK))
+        is_fresh, other = time.time() - held["time"] < _STALE_SECONDS, held["holder"]
+    except FileNotFoundError:
+        return
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{output.shown(LOCK)} is damaged; remove it if no other run writes there") from error
+    if is_fresh:
+        raise _refusal(output, f" ({other})")
 
 
 def _keep_beating(output: Folder, holder: str, ended: threading.Event) -> None:
     while not ended.wait(_BEAT_SECONDS):
-        with contextlib.suppress(Exception):  # whatever a store raises: one beat that is missed does no harm
+        with contextlib.suppress(OSError):  # one beat that is missed does no harm
             _beat(output, holder)
 
 
 def _beat(output: Folder, holder: str) -> None:
-    output.write_bytes(LOCK, json.dumps({"holder": holder, "time": time.time()}).encode())
+    output.fs.pipe_file(output.join(LOCK), json.dumps({"holder": holder, "time": time.time()}).encode())

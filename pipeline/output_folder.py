@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.plan import Plan
 from facemill.pipeline.summary import read_summaries
+from facemill.transforms.ops.credentials import check_no_password, redact
+from facemill.transforms.ops.drivers import store_of
 from facemill.transforms.ops.layout import (
     CROPS,
     FACES,
@@ -32,12 +34,14 @@ def check_output(output: Folder) -> None:
     """
     if not output.uri.strip():
         raise ConfigError("the output has an empty name; for the folder you are in write .")
+    check_no_password(output.uri)
     if "::" in output.uri:  # fsspec would write to what stands before it
         raise ConfigError(f"cannot use the output {output.uri}: :: in its name is not supported")
-    try:
-        _ = output.path
-    except Exception as error:  # the libraries behind the stores have errors of their own
-        raise ConfigError(f"cannot use the output {output.uri}: {error}") from error
+    if store_of(output.uri) == "http":
+        raise ConfigError(
+            f"cannot use the output {redact(output.uri)}: HTTP is for reading; name a folder or a bucket (s3://, gs://, az://)"
+        )
+    _ = output.path  # refuses what has no driver
 
 
 def check_apart(output: Folder, tables: Folder | None) -> None:
@@ -62,8 +66,9 @@ def make_output(output: Folder) -> None:
     """
     try:
         output.make_folder("")
-    except Exception as error:  # the libraries behind the stores have errors of their own
-        raise ConfigError(f"cannot make the output folder {output.uri}: {error}") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(f"cannot make the output folder {output.uri}: {why}") from error
 
 
 def check_whole(output: Folder, plan: Plan, committed: frozenset[str], *, has_manifest: bool) -> None:

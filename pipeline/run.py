@@ -29,6 +29,7 @@ from facemill.pipeline.summary import (
     format_account,
     take_account,
 )
+from facemill.transforms.ops.credentials import check_no_signature, separate_signatures
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.storage import Folder
 
@@ -64,6 +65,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     out, err = out or sys.stdout, err or sys.stderr
     check_output(request.output)
     check_apart(request.output, request.tables)
+    request = _without_signatures(request)
     if request.runner is None:
         if request.detach or request.beam_options is not None:
             raise ConfigError("--detach and --beam-options go with --runner")
@@ -106,6 +108,15 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
     return RunResult(account, outcome)
+
+
+def _without_signatures(request: RunRequest) -> RunRequest:
+    """The request with the credentials of its URLs among the storage options, which are never written down."""
+    known_faces = request.config.landmarks.known_faces
+    if known_faces is not None:
+        check_no_signature(known_faces)  # the configuration is written down
+    inputs, storage_options = separate_signatures(request.inputs, request.storage_options)
+    return replace(request, inputs=inputs, storage_options=storage_options)
 
 
 def _for_runner(request: RunRequest, runner: str) -> RunRequest:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import http.server
 import io
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 from pictures import astronaut, jpeg, portrait, scenery, write_loose
 from PIL import Image
+from web import web_server
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
@@ -157,22 +155,13 @@ def test_standard_input_among_others_and_broken(photos: Path) -> None:
     assert err.startswith("facemill: -: unsupported_format: ")
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(photos: Path) -> Iterator[str]:
-    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
-    handler = functools.partial(_Quiet, directory=str(photos))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
-        threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}"
-        served.shutdown()
+    with web_server(photos) as address:
+        yield address
 
 
-@pytest.mark.parametrize("query", ["", "?size=large"])
+@pytest.mark.parametrize("query", ["", "?size=large", "?X-Amz-Signature=0123"])
 def test_a_url(query: str, server: str, photos: Path) -> None:
     done, out, err = detect(f"{server}/a.jpg{query}")
     assert (done, err) == (True, "")

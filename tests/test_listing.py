@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from pictures import write_loose
+from web import web_server
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.listing import Listing, list_inputs
@@ -124,7 +122,7 @@ class Unreachable(MemoryFileSystem):
 
     protocol = "unreachable"
 
-    def isdir(self, path: str) -> bool:
+    def info(self, path: str, **kwargs: object) -> dict[str, object]:
         raise NoConnection("no connection")
 
 
@@ -212,19 +210,10 @@ def test_what_is_listed_can_be_read(memory: str, photos: Path) -> None:
         assert [listing.root.read_bytes(name) for name in listing.names] == [b"1", b"22", b"333"]
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
 def server(photos: Path) -> Iterator[str]:
-    pytest.importorskip("aiohttp", reason="fsspec reads http with aiohttp")
-    handler = functools.partial(_Quiet, directory=str(photos))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
-        threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{served.server_port}"
-        served.shutdown()
+    with web_server(photos) as address:
+        yield address
 
 
 @pytest.mark.parametrize("query", ["", "?width=100"])

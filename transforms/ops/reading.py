@@ -134,7 +134,7 @@ def _loose_file(root: Folder, path: str, size: int, limits: ReadLimits) -> Membe
     try:
         if root.is_local and not stat.S_ISREG(os.stat(root.join(path)).st_mode):
             raise OSError("a pipe or device, not a file")  # reading it might never end
-        return member_of("", root.read_bytes(path), label=label)
+        return member_of("", root.read_bytes(path, num_bytes=size), label=label)
     except OSError as error:
         if not is_about_one_file(error, root):
             raise

@@ -15,6 +15,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from facemill.models.errors import OutputError
+from facemill.transforms.ops.drivers import is_object_store, resolve_uri
+from facemill.transforms.ops.retrying import RetryingFileSystem
 
 _TEMPORARY_SUFFIX = ".tmp"
 
@@ -27,11 +29,11 @@ class Folder:
     """
 
     uri: str
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold keys
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
-        """The file system, cached by fsspec."""
+        """The file system; that of a store sends requests again where that may help."""
         return resolve_uri(self.uri, self.storage_options)[0]
 
     @property
@@ -52,15 +54,20 @@ class Folder:
         """The path of `name` below the folder, as the file system takes it."""
         return f"{self.path}/{name}" if name else self.path
 
-    def exists(self, name: str) -> bool:
-        """Whether the file or folder `name` exists, asked of the store and not of a cached listing."""
-        fs = self.fs
-        fs.invalidate_cache(self.join(name))
-        return bool(fs.exists(self.join(name)))
+    def shown(self, name: str) -> str:
+        """`name` below the folder as messages tell it: a path here, a URI elsewhere."""
+        return self.join(name) if self.is_local else f"{self.uri.rstrip('/')}/{name}"
 
-    def read_bytes(self, name: str) -> bytes:
-        """The content of the file `name`."""
-        return bytes(self.fs.cat_file(self.join(name)))
+    def exists(self, name: str) -> bool:
+        """Whether the file or folder `name` exists."""
+        return bool(self.fs.exists(self.join(name)))
+
+    def read_bytes(self, name: str, *, num_bytes: int = 0) -> bytes:
+        """The content of the file `name`; a store that listed it with `num_bytes` must not send less."""
+        fs = self.fs
+        if isinstance(fs, RetryingFileSystem):
+            return fs.cat_whole(self.join(name), num_bytes)
+        return bytes(fs.cat_file(self.join(name)))
 
     def read_many(self, names: list[str]) -> dict[str, bytes]:
         """The contents of many files, fetched at once where the store can do it."""
@@ -73,22 +80,22 @@ class Folder:
 
     def list_names(self, folder: str) -> list[str]:
         """The names of the files directly in `folder`, sorted; empty where it does not exist."""
-        fs = self.fs
-        fs.invalidate_cache(self.join(folder))
         try:
-            paths = fs.ls(self.join(folder), detail=False)
+            paths = self.fs.ls(self.join(folder), detail=False)
         except FileNotFoundError:
             return []
         return sorted(str(path).rsplit("/", 1)[-1] for path in paths)
 
     def make_folder(self, name: str) -> None:
-        """Create `name` where the store knows folders."""
-        self.fs.makedirs(self.join(name), exist_ok=True)
+        """Create `name` where the store knows folders; a bucket that is not there is left to the user."""
+        if not is_object_store(self.uri):
+            self.fs.makedirs(self.join(name), exist_ok=True)
 
     def remove(self, name: str) -> None:
         """Remove the file `name` if it exists."""
         if self.exists(name):
-            self.fs.rm_file(self.join(name))
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(self.join(name))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a small file so that it is there whole or not at all."""
@@ -108,7 +115,7 @@ class Folder:
             writer.commit()
         except OSError as error:
             writer.discard()
-            raise output_error(self.join(name), error) from error
+            raise output_error(self.shown(name), error) from error
         except BaseException:
             writer.discard()
             raise
@@ -123,15 +130,6 @@ class Folder:
         return len(orphans)
 
 
-def resolve_uri(uri: str, storage_options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a URI, with the options that are meant for it, and the path on it."""
-    options = storage_options
-    if options and options.keys() <= set(fsspec.available_protocols()):
-        options = options.get(fsspec.utils.get_protocol(uri), {})
-    fs, path = fsspec.core.url_to_fs(uri, **options)
-    return fs, str(path)
-
-
 class AtomicFile:
     """A file that appears under its name only on `commit`.
 
@@ -143,6 +141,7 @@ class AtomicFile:
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder = folder
         self._path = folder.join(name)
+        self._shown = folder.shown(name)
         parent, base = os.path.split(self._path)
         attempt = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
@@ -153,7 +152,7 @@ class AtomicFile:
             self._temporary = os.path.join(parent, f".{base[:40]}.{attempt}{_TEMPORARY_SUFFIX}")
             self.file: BinaryIO = open(self._temporary, "wb")  # noqa: SIM115
         except OSError as error:
-            raise output_error(self._path, error) from error
+            raise output_error(self._shown, error) from error
 
     def commit(self) -> None:
         """Make the file appear under its name."""
