@@ -16,12 +16,14 @@ import cv2
 import fsspec
 import numpy as np
 import pytest
-from pictures import jpeg
+from pictures import jpeg, portrait, read_table, write_loose
 from PIL import Image
 
 from facemill.models.errors import FAILURE_REASONS, ConfigError
+from facemill.pipeline.config import load_config
 from facemill.pipeline.listing import list_inputs
 from facemill.pipeline.plan import plan_new_inputs, read_plan
+from facemill.pipeline.run import RunRequest, run
 from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.members import Member, ReadLimits
 from facemill.transforms.ops.options import RunOptions
@@ -430,3 +432,31 @@ def test_videos_are_planned_in_runs(tmp_path: Path) -> None:
 def test_impossible_choices_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be positive, got {value}"):
         ReadOptions(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_run_over_a_video_finds_what_its_frames_hold(tmp_path: Path) -> None:
+    """The frames as loose BMP files give the same rows."""
+    faces = [np.asarray(Image.open(io.BytesIO(portrait(number))).convert("RGB")) for number in range(3)]
+    (tmp_path / "videos" / "ann").mkdir(parents=True)
+    path = str(tmp_path / "videos" / "ann" / "clip.avi")
+    writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 1, faces[0].shape[1::-1])
+    for face in faces:
+        writer.write(face[..., ::-1])
+    writer.release()
+    members = read(Path(path))
+    write_loose(tmp_path / "frames", {f"ann/{member.name}.bmp": member.data or b"" for member in members})
+    tables = {}
+    for name in ("videos", "frames"):
+        output = Folder(str(tmp_path / f"out-{name}"))
+        assert run(RunRequest([str(tmp_path / name)], output, load_config())).is_complete
+        tables[name] = [read_table(Path(output.path), table) for table in ("images", "faces")]
+    by_image, by_face = (
+        ("sha256", "label", "status", "num_faces", "width"),
+        ("x1", "y1", "score", "landmarks", "yaw_deg"),
+    )
+    for index, columns in enumerate((by_image, by_face)):
+        of_videos, of_frames = ([[row[c] for c in columns] for row in tables[name][index]] for name in tables)
+        assert len(of_videos) == 3
+        assert of_videos == of_frames
+    assert [row["image_id"] for row in tables["videos"][0]] == [f"videos/ann/clip.avi/{m.name}" for m in members]
