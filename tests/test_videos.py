@@ -204,8 +204,14 @@ def test_damage_inside_costs_what_it_hits_and_is_told(tmp_path: Path) -> None:
     members = read(path)
     assert [number_of(pixels(m)) for m in members if m.data] == [n for n in range(60) if n not in (10, 11, 30)]
     assert [(m.name, m.failure) for m in members if m.failure] == [
-        ("00000010-0.480s-damaged", ("decode_error", "damaged: 2 frames before this one cannot be decoded")),
-        ("00000028-1.240s-damaged", ("decode_error", "damaged: 1 frames before this one cannot be decoded")),
+        (
+            "00000010-0.480s-damaged",
+            ("decode_error", "damaged: frames right before this one that cannot be decoded: 2"),
+        ),
+        (
+            "00000028-1.240s-damaged",
+            ("decode_error", "damaged: frames right before this one that cannot be decoded: 1"),
+        ),
     ]
 
 

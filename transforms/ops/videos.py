@@ -75,7 +75,7 @@ def iterate_video(path: str, *, limits: ReadLimits, choice: FrameChoice) -> Iter
             period = -1
             for last in _frames(capture):
                 if last.num_damaged:
-                    message = f"damaged: {last.num_damaged} frames before this one cannot be decoded"
+                    message = f"damaged: frames right before this one that cannot be decoded: {last.num_damaged}"
                     yield failed_member(f"{_name(last)}-damaged", "decode_error", message)
                 if choice.period(last.number, last.seconds) > period:
                     period = choice.period(last.number, last.seconds)
