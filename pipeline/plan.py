@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.listing import Listing
 from facemill.pipeline.splitting import LargeShard, split_shards
-from facemill.transforms.ops.kinds import shard_kind
+from facemill.transforms.ops.kinds import UnitKind, input_kind, shard_kind
 from facemill.transforms.ops.layout import PLAN
 from facemill.transforms.ops.members import ShardRange
 from facemill.transforms.ops.options import RunOptions
@@ -29,6 +30,7 @@ MAX_UNITS = 100_000  # about; docs/scaling.md says why
 _SMALL_ARCHIVE_UNITS = 64
 _MIN_UNIT_FILES = 40
 _MIN_UNIT_BYTES = 1 << 20
+_GROUPED: tuple[UnitKind, ...] = ("files", "videos")  # of which a unit reads many
 _GROUP_UNITS = 64
 _GROUP_NAMES = 64 * 2000
 
@@ -159,10 +161,7 @@ def plan_new_inputs(
     numbers = itertools.count(len(plan))
     units: list[Unit] = []
     for inputs in fresh.values():
-        loose = [(source, size) for source, size in inputs if shard_kind(source) is None]
-        units += [_files_unit(next(numbers), run) for run in _runs(loose, _for_small_archives(loose, options))]
-        for source, size in inputs:
-            units += [_name(next(numbers), unit) for unit in _shard_units(source, size, ranges.get(source, []))]
+        units += [_name(next(numbers), unit) for unit in _root_units(inputs, ranges, options)]
     return units
 
 
@@ -188,6 +187,20 @@ def _new_inputs(root: str, listing: Listing, known: Mapping[str, int]) -> Iterat
             )
 
 
+def _root_units(
+    inputs: Sequence[tuple[str, int]], ranges: Mapping[str, Sequence[ShardRange]], options: RunOptions
+) -> Iterator[Unit]:
+    by_kind: dict[UnitKind, list[tuple[str, int]]] = defaultdict(list)
+    for source, size in inputs:
+        by_kind[input_kind(source)].append((source, size))
+    for kind in _GROUPED:
+        for run in _runs(by_kind[kind], _for_small_archives(by_kind[kind], options)):
+            sources, sizes = zip(*run, strict=True)
+            yield Unit("", kind, sources, sizes, sum(sizes))
+    for source, size in inputs:
+        yield from _shard_units(source, size, ranges.get(source, []))
+
+
 def _for_small_archives(inputs: Sequence[tuple[str, int]], options: RunOptions) -> RunOptions:
     """Smaller units where there are few inputs, so that every core gets some; it depends on the inputs alone."""
     share_files = max(_MIN_UNIT_FILES, len(inputs) // _SMALL_ARCHIVE_UNITS)
@@ -200,7 +213,7 @@ def _for_small_archives(inputs: Sequence[tuple[str, int]], options: RunOptions) 
 
 
 def _runs(inputs: Sequence[tuple[str, int]], options: RunOptions) -> Iterator[list[tuple[str, int]]]:
-    """Cut loose files into runs of at most about `unit_bytes` and at most `unit_files`."""
+    """Cut loose files or videos into runs of at most about `unit_bytes` and at most `unit_files`."""
     run: list[tuple[str, int]] = []
     num_bytes = 0
     for source, size in inputs:
@@ -211,11 +224,6 @@ def _runs(inputs: Sequence[tuple[str, int]], options: RunOptions) -> Iterator[li
         num_bytes += size
     if run:
         yield run
-
-
-def _files_unit(number: int, run: Sequence[tuple[str, int]]) -> Unit:
-    sources, sizes = zip(*run, strict=True)
-    return _name(number, Unit("", "files", sources, sizes, sum(sizes)))
 
 
 def _large_shards(

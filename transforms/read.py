@@ -88,7 +88,7 @@ def _batched(records: Iterator[ImageRecord], batch_bytes: int) -> Iterator[tuple
     num_bytes = 0
     for record in records:
         batch.append(record)
-        num_bytes += record.num_bytes
+        num_bytes += len(record.data or b"")
         if num_bytes >= batch_bytes or len(batch) == _MAX_RECORDS:
             yield tuple(batch)
             batch, num_bytes = [], 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import stat
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from facemill.models.errors import ConfigError
+from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.kinds import UnitKind
+from facemill.transforms.ops.local_files import check_regular, local_file
 from facemill.transforms.ops.members import (
     SIDECAR_EXTENSIONS,
     Member,
@@ -23,6 +24,7 @@ from facemill.transforms.ops.records import Failure, ImageRecord
 from facemill.transforms.ops.shards import iterate_members
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
+from facemill.transforms.ops.videos import FrameChoice, iterate_video
 
 InputRoots = Mapping[str, Folder]
 DEADLY = Failure("internal_error", "the worker process died on this image, again and again")
@@ -44,6 +46,8 @@ class ReadOptions:
         ignored_extensions: Files with these extensions are no inputs.
         max_member_bytes: A larger file is `too_large`.
         max_expansion: A compressed archive that grows more than this many times is given up.
+        video_every_seconds: Of a video, one frame for so many seconds is an image.
+        video_every_frames: Every so many-th frame instead.
     """
 
     label: LabelRule = "auto"
@@ -52,16 +56,26 @@ class ReadOptions:
     ignored_extensions: tuple[str, ...] = tuple(sorted(SIDECAR_EXTENSIONS))
     max_member_bytes: int = ReadLimits.max_member_bytes
     max_expansion: int = ReadLimits.max_expansion
+    video_every_seconds: float = FrameChoice.every_seconds
+    video_every_frames: int | None = FrameChoice.every_frames
 
     def __post_init__(self) -> None:
-        for name in ("max_member_bytes", "max_expansion"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("max_member_bytes", "max_expansion", "video_every_frames"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be positive, got {value}")
+        if not 0 < self.video_every_seconds < math.inf:
+            raise ConfigError(f"video_every_seconds must be positive, got {self.video_every_seconds}")
 
     @property
     def limits(self) -> ReadLimits:
         """The limits as the shard readers take them."""
         return ReadLimits(max_member_bytes=self.max_member_bytes, max_expansion=self.max_expansion)
+
+    @property
+    def frame_choice(self) -> FrameChoice:
+        """Which frames of a video are images."""
+        return FrameChoice(every_frames=self.video_every_frames, every_seconds=self.video_every_seconds)
 
 
 def split_source(source: str) -> tuple[str, str]:
@@ -92,10 +106,19 @@ def read_unit(
     Raises:
         OSError: The store could not be reached; a file that is missing or forbidden is a failed row instead.
     """
-    members = _loose_files(unit, roots, options) if unit.kind == "files" else _shard_members(unit, roots, options)
-    for index, (source, member) in enumerate(members):
+    for index, (source, member) in enumerate(_members(unit, roots, options, skip)):
         record = _record(index, printable(source), member, _label(unit.kind, member, options.label))
-        yield replace(record, data=None, failure=DEADLY) if index in skip else record
+        yield replace(record, data=None, failure=record.failure or DEADLY) if index in skip else record
+
+
+def _members(
+    unit: Unit, roots: InputRoots, options: ReadOptions, skip: Collection[int]
+) -> Iterator[tuple[str, Member]]:
+    if unit.kind == "files":
+        return _loose_files(unit, roots, options)
+    if unit.kind == "videos":
+        return _frames(unit, roots, options, skip)
+    return _shard_members(unit, roots, options)
 
 
 def _record(index: int, source: str, member: Member, label: str | None) -> ImageRecord:
@@ -106,7 +129,7 @@ def _record(index: int, source: str, member: Member, label: str | None) -> Image
         member=member.name,
         label=label,
         data=member.data,
-        num_bytes=len(member.data or b""),
+        num_bytes=len(member.data or b"") if member.stored_bytes is None else member.stored_bytes,
         failure=member.failure,
     )
 
@@ -132,8 +155,7 @@ def _loose_file(root: Folder, path: str, size: int, limits: ReadLimits) -> Membe
     if too_large is not None:
         return Member("", None, label, too_large)
     try:
-        if root.is_local and not stat.S_ISREG(os.stat(root.join(path)).st_mode):
-            raise OSError("a pipe or device, not a file")  # reading it might never end
+        check_regular(root, path)
         return member_of("", root.read_bytes(path, num_bytes=size), label=label)
     except OSError as error:
         if not is_about_one_file(error, root):
@@ -150,8 +172,42 @@ def _describe(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
+def _frames(unit: Unit, roots: InputRoots, options: ReadOptions, skip: Collection[int]) -> Iterator[tuple[str, Member]]:
+    """The frames of one video after the other; one whose frame is in `skip` is left there."""
+    index = 0
+    for source in unit.sources:
+        root, path = split_source(source)
+        label = folder_label(printable(path))
+        try:
+            with local_file(roots[root], path) as local_path:
+                frames = iterate_video(local_path, limits=options.limits, choice=options.frame_choice)
+                for member in _watched(frames, index, skip):
+                    yield source, replace(member, label=label)
+                    index += 1
+        except OSError as error:
+            if not is_about_one_file(error, roots[root]):
+                raise
+            yield source, failed_member("", "read_error", _describe(error), label=label)
+            index += 1
+
+
+def _watched(frames: Iterator[Member], index: int, skip: Collection[int]) -> Iterator[Member]:
+    """The frames, the first of which is at `index`; a decoder that dies or hangs is known by the one in hand."""
+    while index not in skip:
+        heartbeat.begin_image(index)
+        member = next(frames, None)
+        heartbeat.end_image()
+        if member is None:
+            return
+        yield member
+        index += 1
+    yield failed_member(
+        "", "internal_error", "the worker process died on what comes here, again and again; the rest is not read"
+    )
+
+
 def _shard_members(unit: Unit, roots: InputRoots, options: ReadOptions) -> Iterator[tuple[str, Member]]:
-    assert unit.kind != "files"
+    assert unit.kind != "files" and unit.kind != "videos"
     source = unit.sources[0]
     root, path = split_source(source)
     folder = roots[root]

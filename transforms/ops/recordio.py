@@ -12,12 +12,15 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from facemill.models.errors import BadInputError
 from facemill.transforms.ops.members import ReadLimits, StoredRecord, check_member_size, file_size, read_up_to
 from facemill.transforms.ops.records import Failure
 
-_MAGIC = struct.pack("<I", 0xCED7230A)
 _WORD = struct.Struct("<I")
+_MAGIC_NUMBER = 0xCED7230A
+_MAGIC = _WORD.pack(_MAGIC_NUMBER)
 _HEADER_BYTES = 2 * _WORD.size
 _LENGTH_BITS = 29
 _MAX_LENGTH = (1 << _LENGTH_BITS) - 1
@@ -165,14 +168,14 @@ def _find_record(file: BinaryIO, start: int, stop: int | None = None) -> int | N
     while stop is None or start < stop:
         file.seek(start)
         window = read_up_to(file, num_bytes)
-        for at in _magic_offsets(window):
-            header = window[at : at + _HEADER_BYTES]
-            if len(header) == _HEADER_BYTES and _parse_header(header, start)[0] in (_WHOLE, _FIRST):
-                return start + at
-            if len(header) < _HEADER_BYTES and len(window) < num_bytes:
-                return start + at
+        words = np.frombuffer(window, "<u4", len(window) // _WORD.size)
+        is_header = words[:-1] == _MAGIC_NUMBER
+        is_header &= words[1:] >> _LENGTH_BITS <= _FIRST
+        if is_header.any():
+            return start + int(is_header.argmax()) * _WORD.size
         if len(window) < num_bytes:
-            return None
+            rest = len(words) * _WORD.size - _WORD.size
+            return start + rest if window.startswith(_MAGIC, max(0, rest)) else None
         start += num_bytes - _WORD.size
         num_bytes = _CHUNK_BYTES
     return None

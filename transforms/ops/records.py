@@ -54,7 +54,7 @@ class ImageRecord:
     member: str
     label: str | None = None
     data: bytes | None = field(default=None, repr=False)  # the encoded file, until nothing more is decoded from it
-    num_bytes: int = 0  # of the encoded file
+    num_bytes: int = 0  # of the encoded file; of a video, the frame's share
     sha256: str | None = None
     format: str | None = None
     width: int | None = None  # of the upright image

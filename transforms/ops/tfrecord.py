@@ -6,12 +6,13 @@ tensorflow/core/lib/io/record_writer.h. What the data mostly are is in `tf_examp
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
+import numpy as np
 
 from facemill.models.errors import BadInputError
 from facemill.transforms.ops.members import ReadLimits, StoredRecord, check_member_size, file_size
@@ -22,8 +23,8 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH.size + _CRC.size
 _CRC_MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
-_CHUNK_BYTES = 64 * 1024
-_LENGTH_END = re.compile(rb"(?=\0{3}(?!\0{4}))")  # of a record below a terabyte, before a checksum other than 0
+_CHUNK_BYTES = 256 * 1024
+_LENGTH_BYTES_USED = 5  # of a record below a terabyte
 
 
 class _Frame(NamedTuple):
@@ -94,17 +95,42 @@ def _frames(source: ByteSource, stop: int | None) -> Iterator[_Frame]:
 
 
 def _find_header(source: PlainSource, start: int) -> int | None:
-    """Where from `start` on the next length and its checksum stand."""
+    """Where from `start` on the next length, of less than a terabyte, and its checksum stand."""
     source.seek(start)
     window = source.read(_CHUNK_BYTES)
     while len(window) >= _HEADER_BYTES:
-        for match in _LENGTH_END.finditer(window, _LENGTH.size - 3):
-            at = match.start() - (_LENGTH.size - 3)
-            if _length(window[at : at + _HEADER_BYTES]) is not None:
-                return start + at
+        found = _header_offsets(np.frombuffer(window, np.uint8))
+        if found.size:
+            return start + int(found[0])
         start += len(window) - (_HEADER_BYTES - 1)
         window = window[1 - _HEADER_BYTES :] + source.read(_CHUNK_BYTES)
     return None
+
+
+def _header_offsets(data: np.ndarray) -> np.ndarray:
+    """Where in (N,) bytes a header stands: all at once, as a hostile file may look like headers everywhere."""
+    places = len(data) - (_HEADER_BYTES - 1)
+    is_small = np.all([data[i : i + places] == 0 for i in range(_LENGTH_BYTES_USED, _LENGTH.size)], axis=0)
+    has_crc = np.any([data[i : i + places] for i in range(_LENGTH.size, _HEADER_BYTES)], axis=0)
+    at = np.flatnonzero(is_small & has_crc)
+    crc_of_zeros, crcs_of_bytes = _crc_parts()
+    crcs = [crcs_of_bytes[i][data[at + i]] for i in range(_LENGTH_BYTES_USED)]
+    crc = np.bitwise_xor.reduce(crcs, axis=0) ^ crc_of_zeros
+    masked = (crc >> 15 | crc << 17) + np.uint32(_CRC_MASK_DELTA)
+    stored = sum(data[at + _LENGTH.size + i].astype(np.uint32) << 8 * i for i in range(_CRC.size))
+    return at[masked == stored]
+
+
+@cache
+def _crc_parts() -> tuple[np.uint32, np.ndarray]:
+    """The checksum of a length of 0, and (5, 256) what each value of each byte changes in it, by exclusive or."""
+    zeros = bytes(_LENGTH.size)
+    crc_of_zeros = google_crc32c.value(zeros)
+    crcs = [
+        [google_crc32c.value(zeros[:i] + bytes([value]) + zeros[i + 1 :]) for value in range(256)]
+        for i in range(_LENGTH_BYTES_USED)
+    ]
+    return np.uint32(crc_of_zeros), np.array(crcs, np.uint32) ^ np.uint32(crc_of_zeros)
 
 
 def _record(source: ByteSource, frame: _Frame, limits: ReadLimits) -> StoredRecord:

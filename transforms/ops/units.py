@@ -9,9 +9,9 @@ from facemill.transforms.ops.kinds import UnitKind
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A run of loose files, one shard, or a range of a shard.
+    """A run of loose files or videos, one shard, or a range of a shard.
 
-    `sources` are names below the named input roots (`root/path/below/it`), one for a shard, many for `files`.
+    `sources` are names below the named input roots (`root/path/below/it`), one for a shard, else many.
     `start` and `stop` bound a range of a shard in the reader's own measure: bytes of a tar or a file of records,
     entries of a zip, row groups of a Parquet file; `stop` is None for a whole shard.
     """

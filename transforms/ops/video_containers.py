@@ -46,8 +46,8 @@ def _mp4_end(file: BinaryIO) -> int:
         has_index |= header[4:8] == b"moov"
         if length == 1:
             length = int.from_bytes(header[8:16], "big")
-        if length == 0:  # up to the end of the file
-            return size
+        if length == 0:
+            length = size - position  # up to the end of the file
         if length < 8 or (position + length > size and header[4:8] not in _MP4_BOXES):  # something was appended
             break
         position += length

@@ -75,13 +75,13 @@ def iterate_video(path: str, *, limits: ReadLimits, choice: FrameChoice) -> Iter
             period = -1
             for last in _frames(capture):
                 if last.num_damaged:
-                    message = f"damaged: {last.num_damaged} frames before this one cannot be decoded"
+                    message = f"damaged: frames right before this one that cannot be decoded: {last.num_damaged}"
                     yield failed_member(f"{_name(last)}-damaged", "decode_error", message)
                 if choice.period(last.number, last.seconds) > period:
                     period = choice.period(last.number, last.seconds)
                     yield _member(capture, last, share.upto(last.seconds))
-            if error := _why_early(capture, container, num_missing, last):
-                yield failed_shard(error)
+            if why := _why_early(capture, container, num_missing, last):
+                yield failed_shard(why)
         finally:
             capture.release()
 
@@ -198,6 +198,8 @@ def _why_early(
     if num_missing:
         upto = f"after frame {last.number}" if last else "before its first frame"
         return BadInputError("truncated", f"cut short {upto}: {num_missing} bytes or more are missing")
+    if last is None and not _duration(capture):
+        return BadInputError("empty", "the video holds no frame")
     if last is None:
         codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("ascii", "backslashreplace")
         why = f"(codec {codec!r}): damaged, or OpenCV has no decoder for it"
