@@ -26,6 +26,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "photos" / "1.jpg").write_bytes(portrait(1))
     (tmp_path / "photos" / "2.jpg").write_bytes(jpeg(coffee()))
     (tmp_path / "photo.jpg").write_bytes(portrait(3))
+    (tmp_path / "aligned").mkdir()
+    (tmp_path / "aligned" / "1.jpg").write_bytes(portrait(4))
     return tmp_path
 
 

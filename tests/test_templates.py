@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from skimage.transform import AffineTransform, SimilarityTransform, downscale_local_mean, warp
 
 from facemill.models.errors import ConfigError
+from facemill.pipeline.config import load_config
 from facemill.pipeline.template_files import choose_templates, load_templates
 from facemill.transforms.ops.alignment import AlignOptions, CropError, align_face, crop_matrix, transform_points
 from facemill.transforms.ops.own_templates import TemplateDefinition
@@ -364,6 +366,18 @@ class TestOwn:
         assert [template.size_wh for template in templates] == [(256, 256), (96, 112), (64, 64), (112, 112)]
         assert isinstance(templates[1], PointTemplate)
         np.testing.assert_array_equal(templates[1].points, SPHEREFACE)
+
+    def test_the_example_of_the_documentation(self, tmp_path: Path) -> None:
+        page = Path(__file__).resolve().parents[1] / "docs" / "templates.md"
+        (example,) = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        (tmp_path / "example.yaml").write_text(example)
+        templates = load_config(str(tmp_path / "example.yaml")).align.find_templates()
+        described = [(template.name, template.kind, template.size_wh) for template in templates]
+        assert described == [
+            ("arcface112", "points", (112, 112)),
+            ("tall", "points", (96, 128)),
+            ("loose", "square", (224, 224)),
+        ]
 
     @pytest.mark.parametrize(
         ("text", "message"),
