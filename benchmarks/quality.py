@@ -5,7 +5,7 @@
 FOLDER holds `images/` and, where there is truth, `gt.jsonl` as for `accuracy.py`. Each picture goes through the steps
 of `facemill run` with the default configuration. Printed are, for each folder:
 
-- the CPU time of the judging step, in which the quality is measured, per picture and face, and its share of all steps;
+- the CPU time that the columns cost, which is that of judging without pose and verdict, beside all else;
 - percentiles of each column over all faces;
 - what worse copies of N canonical crops, of faces with an eye distance of 30 px and more, do to the sharpness: how
   often it falls from one copy to the next worse one, and the AUC for telling the unharmed crops of all faces from them;
@@ -21,7 +21,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,14 @@ from facemill.transforms.elements import Batch, Element
 from facemill.transforms.judge import JudgeFaces
 from facemill.transforms.landmarks import LocateLandmarks
 from facemill.transforms.ops.canonical import canonical_crops, canonical_matrices
+from facemill.transforms.ops.pose import estimate_pose, interocular_px
 from facemill.transforms.ops.quality import QUALITY_COLUMNS, measure_face
 from facemill.transforms.ops.records import ImageRecord
+from facemill.transforms.ops.verdict import JudgeOptions, judge_faces
 
 PERCENTILES = (1, 10, 50, 90, 99)
 EYE_HINT, MOUTH_HINT = QUALITY_COLUMNS.index("eye_occlusion"), QUALITY_COLUMNS.index("mouth_occlusion")
+VERDICT = "verdict"
 MIN_DEGRADED_PX = 30.0
 MASK_SIDES_PX = (0, 30, 50)
 EYES_XY = ((38, 54), (74, 54))  # of the canonical crop, a little below the pupils
@@ -58,7 +61,7 @@ class Found:
 
     Attributes:
         num_images: Pictures that could be read.
-        seconds: CPU seconds of each step.
+        seconds: CPU seconds of each step, and of pose and verdict within the judging.
         quality: (10,) of each face.
         crops: Canonical crops of large faces.
         masks: Of each face that a labelled box holds: the label, the box's shorter side, the mouth hint.
@@ -109,8 +112,19 @@ def look_at(folder: Path, every: int) -> Found:
             found.seconds[name] += time.process_time() - started_at
             images[name] = record.image
         if record.faces is not None and images["judge"] is not None:
+            started_at = time.process_time()
+            judge_again(record)
+            found.seconds[VERDICT] += time.process_time() - started_at
             note(found, record, images["judge"], truth.get(path.name, ()))
     return found
+
+
+def judge_again(record: ImageRecord) -> None:
+    """Pose and verdict, as the judging step finds them beside the quality."""
+    assert record.faces is not None
+    points = record.faces.landmarks
+    faces = replace(record.faces, angles_deg=estimate_pose(points), interocular_px=interocular_px(points))
+    judge_faces(faces, image_wh=record.size_wh, options=JudgeOptions())
 
 
 def read_truth(folder: Path) -> Truth:
@@ -160,11 +174,12 @@ def note(found: Found, record: ImageRecord, image: np.ndarray, truth: Sequence[M
 
 
 def tell_cost(found: Found) -> None:
-    total, judging = sum(found.seconds.values()), found.seconds["judge"]
-    print(
-        f"judging takes {1000 * judging / found.num_images:.2f} ms of {1000 * total / found.num_images:.1f} ms CPU per "
-        f"picture, {100 * judging / total:.1f} %; {1000 * judging / max(1, len(found.quality)):.2f} ms per face\n"
-    )
+    verdict = found.seconds.pop(VERDICT)
+    quality_s = found.seconds["judge"] - verdict
+    others_s = sum(found.seconds.values()) - quality_s
+    others_ms, quality_ms = (1000 * seconds / found.num_images for seconds in (others_s, quality_s))
+    share = f"{100 * quality_s / others_s:.1f} % more; {1000 * quality_s / len(found.quality):.2f} ms per face"
+    print(f"CPU per picture: {others_ms:.1f} ms, and {quality_ms:.2f} ms for the quality, {share}\n")
 
 
 def tell_percentiles(found: Found) -> None:
