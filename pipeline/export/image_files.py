@@ -25,15 +25,15 @@ class ImageFiles:
     """Writes small files, several at once where the store can do it."""
 
     def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+        self._fs = folder.fs
+        self._root = folder.path
+        self._is_local = folder.is_local
         self._pending: dict[str, bytes] = {}
         self._num_bytes = 0
 
     def add(self, name: str, content: bytes) -> None:
         """Write one file, now or with a later one."""
-        if self._folder.is_local:
-            self._folder.make_folder(os.path.dirname(name))
-        self._pending[self._folder.join(name)] = content
+        self._pending[f"{self._root}/{name}"] = content
         self._num_bytes += len(content)
         if len(self._pending) >= _BATCH_FILES or self._num_bytes >= _BATCH_BYTES:
             self.flush()
@@ -45,12 +45,25 @@ class ImageFiles:
             OutputError: The store refuses it.
         """
         try:
-            if self._pending:
-                self._folder.fs.pipe(self._pending)
+            if self._is_local:
+                for path, content in self._pending.items():
+                    _write_local(path, content)
+            elif self._pending:
+                self._fs.pipe(self._pending)
         except OSError as error:
-            raise output_error(self._folder.uri, error) from error
+            raise output_error(self._root, error) from error
         self._pending = {}
         self._num_bytes = 0
+
+
+def _write_local(path: str, content: bytes) -> None:
+    try:
+        file = open(path, "wb")  # noqa: SIM115
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        file = open(path, "wb")  # noqa: SIM115
+    with file:
+        file.write(content)
 
 
 class FaceTable:

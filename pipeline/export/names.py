@@ -10,6 +10,7 @@ MAX_NAME_BYTES = 120
 _DIGEST_DIGITS = 16
 _MARK = "%~"  # in no other name, as a percent sign of the label is written %25
 _KEPT_BYTES = MAX_NAME_BYTES - len(_MARK) - _DIGEST_DIGITS
+_ORDINARY = re.compile(r"[A-Za-z0-9_-]+")
 _UNSAFE = frozenset('<>:"/\\|?*%')
 _UNSEEN = frozenset(("Cc", "Cf", "Co", "Zl", "Zp", "Zs"))
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE | re.DOTALL)
@@ -42,6 +43,8 @@ def _encode(label: str) -> str:
         return "%"
     last = len(label) - 1
     is_reserved = _RESERVED.fullmatch(label) is not None
+    if _ORDINARY.fullmatch(label) and not is_reserved:
+        return label
     return "".join(
         _percent(character)
         if character in _UNSAFE

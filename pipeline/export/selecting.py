@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from facemill.pipeline.outputs import Output
 
 _MEMORY = "1GB"
 _NUM_THREADS = 4
-_BATCH_ROWS = 50_000
+_BATCH_ROWS = 100_000
+_READAHEAD_FILES = 4
 _DATABASE = "selection.duckdb"
 
 
@@ -41,14 +42,15 @@ def select_faces(
         ConfigError: The options leave no face, or none in a split.
         OutputError: The tables cannot be read, or the disk is full.
     """
-    with contextlib.closing(output.connect()) as connection:
+    with contextlib.closing(duckdb.connect(str(scratch / _DATABASE))) as connection:
         try:
-            _open_scratch(connection, scratch)
+            connection.execute(f"set memory_limit = '{_MEMORY}'")
+            connection.execute(f"set threads = {_NUM_THREADS}")
             counts = _choose(connection, output, options, duplicates)
             splits = _divide(connection, options)
             _put_in_order(connection, by_class=by_class)
-            counts.exported = _number(connection, "select count(*) from scratch.rows")
-            counts.exported_unlabelled = _number(connection, "select count(*) from scratch.rows where class < 0")
+            counts.exported = _number(connection, "select count(*) from faces")
+            counts.exported_unlabelled = _number(connection, "select count(*) from faces where class < 0")
             digest = _digest(connection)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
@@ -56,26 +58,14 @@ def select_faces(
         yield Selection(connection, counts, splits, digest)
 
 
-def _open_scratch(connection: duckdb.DuckDBPyConnection, scratch: Path) -> None:
-    connection.execute(f"attach {_quoted(scratch / _DATABASE)} as scratch")
-    connection.execute(f"set temp_directory = {_quoted(scratch)}")
-    connection.execute(f"set memory_limit = '{_MEMORY}'")
-    connection.execute(f"set threads = {_NUM_THREADS}")
-
-
 def _choose(
     connection: duckdb.DuckDBPyConnection, output: Output, options: ExportOptions, duplicates: ds.Dataset | None
 ) -> Counts:
     """Fill `candidates`, and take away what the options do not want, one rule after the other."""
     counts = Counts()
-    columns = ", ".join(f'"{name}"' for name in FACE_COLUMNS)
-    connection.execute(
-        f"""create table scratch.candidates as
-        select {columns}, unit, crop, label is not null as is_labelled, coalesce(label, image_id) as identity,
-        md5({options.seed} || '/' || face_id) as draw from faces where kept"""
-    )
-    counts.kept = _number(connection, "select count(*) from scratch.candidates")
-    num_without = _number(connection, "select count(*) from scratch.candidates where crop is null")
+    _gather(connection, output, options.seed)
+    counts.kept = _number(connection, "select count(*) from candidates")
+    num_without = _number(connection, "select count(*) from candidates where crop is null")
     if num_without:
         raise ConfigError(f"{num_without:,} of {counts.kept:,} kept faces of {output.folder.uri} have no crop")
     counts.unlabelled = _leave_out_unlabelled(connection, options)
@@ -92,12 +82,46 @@ def _choose(
     return counts
 
 
+def _gather(connection: duckdb.DuckDBPyConnection, output: Output, seed: int) -> None:
+    """Fill `candidates` with the kept faces.
+
+    In parts, and by the system's allocator: Arrow's own keeps what it once took, and DuckDB would take all of it.
+    """
+    made = f"""*, label is not null as is_labelled, coalesce(label, image_id) as identity,
+        md5({seed} || '/' || face_id) as draw"""
+    scanner = output.faces().scanner(
+        columns=[*FACE_COLUMNS, "unit", "crop"],
+        filter=ds.field("kept"),
+        fragment_readahead=_READAHEAD_FILES,
+        use_threads=False,
+        memory_pool=pa.system_memory_pool(),
+    )
+    connection.register("part", scanner.projected_schema.empty_table())
+    connection.execute(f"create table candidates as select {made} from part")
+    for part in _in_parts(scanner.to_batches(), _BATCH_ROWS):
+        connection.register("part", part)
+        connection.execute(f"insert into candidates select {made} from part")
+        connection.unregister("part")
+
+
+def _in_parts(batches: Iterable[pa.RecordBatch], num_rows: int) -> Iterator[pa.Table]:
+    """Tables of `num_rows` rows or some more."""
+    gathered: list[pa.RecordBatch] = []
+    for batch in batches:
+        gathered.append(batch)
+        if sum(part.num_rows for part in gathered) >= num_rows:
+            yield pa.Table.from_batches(gathered)
+            gathered = []
+    if gathered:
+        yield pa.Table.from_batches(gathered)
+
+
 _DUPLICATES = """{key} in (select {key} from (
     select {key}, row_number() over (partition by "group" order by {key}) as place from duplicates
-    where {key} in (select {key} from scratch.candidates)) where place > 1)"""
-_FEW = "select identity from scratch.candidates where is_labelled group by identity having count(*) <"
+    where {key} in (select {key} from candidates)) where place > 1)"""
+_FEW = "select identity from candidates where is_labelled group by identity having count(*) <"
 _DRAWN = """select rowid from (select rowid, row_number() over (partition by identity order by draw) as drawn
-    from scratch.candidates where is_labelled)"""
+    from candidates where is_labelled)"""
 
 
 def _leave_out_unlabelled(connection: duckdb.DuckDBPyConnection, options: ExportOptions) -> int:
@@ -112,26 +136,26 @@ def _leave_out_unlabelled(connection: duckdb.DuckDBPyConnection, options: Export
 def _divide(connection: duckdb.DuckDBPyConnection, options: ExportOptions) -> tuple[SelectedSplit, ...]:
     """Fill `groups`, one row per identity or unlabelled image, and `classes`; the faces and classes of each split."""
     connection.execute(
-        """create table scratch.groups (is_labelled bool, identity varchar, num_faces bigint, split integer,
+        """create table groups (is_labelled bool, identity varchar, num_faces bigint, split integer,
         plain_name varchar, marked_name varchar, folded varchar)"""
     )
     for batch in _grouped(connection, options):
         connection.register("batch", batch)
-        connection.execute("insert into scratch.groups select * from batch")
+        connection.execute("insert into groups select * from batch")
         connection.unregister("batch")
     connection.execute(
-        """create table scratch.classes as
+        """create table classes as
         select row_number() over (order by split, name) - 1 as class, name, identity, split, num_faces from (
             select if(count(*) over (partition by folded) > 1, marked_name, plain_name) as name,
             identity, split, num_faces
-            from scratch.groups where is_labelled) order by class"""
+            from groups where is_labelled) order by class"""
     )
     return tuple(_count_splits(connection, options))
 
 
 def _grouped(connection: duckdb.DuckDBPyConnection, options: ExportOptions) -> Iterator[pa.Table]:
     cursor = connection.cursor().execute(
-        "select is_labelled, identity, count(*) from scratch.candidates group by is_labelled, identity"
+        "select is_labelled, identity, count(*) from candidates group by is_labelled, identity"
     )
     while rows := cursor.fetchmany(_BATCH_ROWS):
         is_labelled, identities, num_faces = zip(*rows, strict=True)
@@ -152,7 +176,7 @@ def _grouped(connection: duckdb.DuckDBPyConnection, options: ExportOptions) -> I
 def _count_splits(connection: duckdb.DuckDBPyConnection, options: ExportOptions) -> Iterator[SelectedSplit]:
     rows = connection.execute(
         """select split, sum(num_faces)::bigint, count(*) filter (is_labelled), count(*)
-        from scratch.groups group by split"""
+        from groups group by split"""
     ).fetchall()
     found = {split: counts for split, *counts in rows}
     if not found:
@@ -175,32 +199,28 @@ def _put_in_order(connection: duckdb.DuckDBPyConnection, *, by_class: bool) -> N
     columns = ", ".join(f'f."{name}"' for name in FACE_COLUMNS)
     order = "split, class, draw" if by_class else "split, draw"
     connection.execute(
-        f"""create table scratch.rows as
+        f"""create table faces as
         select {columns}, f.unit, f.crop, f.identity, g.split, coalesce(c.class, -1) as class, c.name as class_name
-        from scratch.candidates f join scratch.groups g on f.is_labelled = g.is_labelled and f.identity = g.identity
-        left join scratch.classes c on f.is_labelled and f.identity = c.identity order by {order}"""
+        from candidates f join groups g on f.is_labelled = g.is_labelled and f.identity = g.identity
+        left join classes c on f.is_labelled and f.identity = c.identity order by {order}"""
     )
-    connection.execute("drop table scratch.candidates")
+    connection.execute("drop table candidates")
 
 
 def _digest(connection: duckdb.DuckDBPyConnection) -> str:
     """Of the set of rows, in whatever order."""
     number = _number(
         connection,
-        "select bit_xor(md5_number(split || '/' || class || '/' || identity || '/' || face_id)) from scratch.rows",
+        "select bit_xor(md5_number(split || '/' || class || '/' || identity || '/' || face_id)) from faces",
     )
     return f"{number % 2**128:032x}"
 
 
 def _delete(connection: duckdb.DuckDBPyConnection, condition: str) -> int:
-    return _number(connection, f"delete from scratch.candidates where {condition}")
+    return _number(connection, f"delete from candidates where {condition}")
 
 
 def _number(connection: duckdb.DuckDBPyConnection, query: str) -> int:
     row = connection.execute(query).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

@@ -56,7 +56,7 @@ class Selection:
     """The faces of an export, in their order.
 
     Attributes:
-        connection: To a database with the tables `scratch.rows` and `scratch.classes`.
+        connection: To a database with the tables `faces` and `classes`.
         counts: What the rules took away.
         splits: Those of the options, none empty.
         digest: Of the faces, their labels, splits and classes.
@@ -79,21 +79,19 @@ class Selection:
 
     def places(self) -> Iterator[tuple[str, str, int]]:
         """Unit, name of the crop and position of every face, by unit."""
-        yield from self._stream("select unit, crop, rowid from scratch.rows order by unit")
+        yield from self._stream("select unit, crop, rowid from faces order by unit")
 
     def rows(self) -> Iterator[tuple[int, int, str | None, dict[str, Any]]]:
         """Position, class (-1 for none), its name and the face's columns, in the order of the export."""
         columns = ", ".join(f'"{name}"' for name in FACE_COLUMNS)
-        for position, index, name, *values in self._stream(
-            f"select rowid, class, class_name, {columns} from scratch.rows"
-        ):
+        for position, index, name, *values in self._stream(f"select rowid, class, class_name, {columns} from faces"):
             yield position, index, name, dict(zip(FACE_COLUMNS, values, strict=True))
 
     def classes(self) -> Iterator[SelectedClass]:
         """The classes by their index."""
         names = [split.name for split in self.splits]
         for index, name, label, split, num_faces in self._stream(
-            "select class, name, identity, split, num_faces from scratch.classes order by class"
+            "select class, name, identity, split, num_faces from classes order by class"
         ):
             yield SelectedClass(index, name, label, names[split], num_faces)
 
