@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from facemill.models.errors import ConfigError
 from facemill.transforms.ops.credentials import split_signature
 from facemill.transforms.ops.drivers import resolve_uri, store_of
+from facemill.transforms.ops.kinds import is_url_list
 from facemill.transforms.ops.layout import MANIFEST, MARKERS
 from facemill.transforms.ops.members import is_ignored
 from facemill.transforms.ops.storage import Folder
@@ -74,9 +75,7 @@ def _list(uri: str, ignored_extensions: Collection[str], storage_options: dict[s
     kept = [
         (name, size)
         for name, size in found
-        if not (_is_folder_marker(name) or is_ignored(name, ignored_extensions))
-        and name not in properties
-        and not (outputs and name.startswith(outputs))
+        if _is_input(name, ignored_extensions) and name not in properties and not (outputs and name.startswith(outputs))
     ]
     folder = Folder(fs.unstrip_protocol(root), storage_options)
     return Listing(folder, [name for name, _ in kept], [size for _, size in kept], len(found) - len(kept))
@@ -103,6 +102,14 @@ def _size_over_http(fs: fsspec.AbstractFileSystem, url: str) -> int:
 def _is_folder_marker(name: str) -> bool:
     """Whether an object stands for a folder, as the consoles of the stores make them."""
     return not name or name.endswith("/")
+
+
+def _is_input(name: str, ignored_extensions: Collection[str]) -> bool:
+    if _is_folder_marker(name):
+        return False
+    if not is_ignored(name, ignored_extensions):
+        return True
+    return is_url_list(name) and not is_ignored(name, ())  # .urls.txt, though .txt is a sidecar
 
 
 def _own_outputs(found: Sequence[tuple[str, int]]) -> tuple[str, ...]:

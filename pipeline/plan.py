@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.listing import Listing
 from facemill.pipeline.splitting import LargeShard, split_shards
-from facemill.transforms.ops.kinds import UnitKind, input_kind, shard_kind
+from facemill.transforms.ops.kinds import UnitKind, input_kind
 from facemill.transforms.ops.layout import PLAN
 from facemill.transforms.ops.members import ShardRange
 from facemill.transforms.ops.options import RunOptions
@@ -31,6 +31,7 @@ _SMALL_ARCHIVE_UNITS = 64
 _MIN_UNIT_FILES = 40
 _MIN_UNIT_BYTES = 1 << 20
 _GROUPED: tuple[UnitKind, ...] = ("files", "videos")  # of which a unit reads many
+_USUAL_LINE_BYTES = 80  # of a list of URLs
 _GROUP_UNITS = 64
 _GROUP_NAMES = 64 * 2000
 
@@ -157,7 +158,8 @@ def plan_new_inputs(
     options = size_units([size for inputs in fresh.values() for _, size in inputs], options)
     num_bytes = sum(size for inputs in fresh.values() for _, size in inputs)
     large = list(_large_shards(fresh, listings, options))
-    ranges = split_shards(large, num_bytes, options, on_split=on_split, on_whole=on_whole)
+    list_lines = _list_lines(large, options)
+    ranges = split_shards(large, num_bytes, options, list_lines=list_lines, on_split=on_split, on_whole=on_whole)
     numbers = itertools.count(len(plan))
     units: list[Unit] = []
     for inputs in fresh.values():
@@ -226,22 +228,30 @@ def _runs(inputs: Sequence[tuple[str, int]], options: RunOptions) -> Iterator[li
         yield run
 
 
+def _list_lines(shards: Sequence[LargeShard], options: RunOptions) -> int:
+    """How many lines of a list of URLs make a unit: as many as loose files would, if there were as many."""
+    num_lines = sum(shard.num_bytes for shard in shards if shard.kind == "urls") // _USUAL_LINE_BYTES
+    return min(options.unit_files, max(_MIN_UNIT_FILES, num_lines // _SMALL_ARCHIVE_UNITS))
+
+
 def _large_shards(
     fresh: Mapping[str, Sequence[tuple[str, int]]], listings: Mapping[str, Listing], options: RunOptions
 ) -> Iterator[LargeShard]:
     for root, inputs in fresh.items():
         for source, size in inputs:
-            kind = shard_kind(source)
-            if kind is not None and size > 2 * options.unit_bytes:
+            kind = input_kind(source)
+            if kind == "files" or kind == "videos":
+                continue
+            if kind == "urls" or size > 2 * options.unit_bytes:
                 yield LargeShard(source, size, kind, listings[root].root)
 
 
 def _shard_units(source: str, size: int, ranges: Sequence[ShardRange]) -> list[Unit]:
-    kind = shard_kind(source)
-    if kind is None:
+    kind = input_kind(source)
+    if kind in _GROUPED:
         return []
     if len(ranges) < 2:
-        return [Unit("", kind, (source,), (size,), size)]
+        return [Unit("", kind, (source,), (size,), ranges[0].num_bytes if ranges else size)]
     return [Unit("", kind, (source,), (size,), part.num_bytes, part.start, part.stop) for part in ranges]
 
 

@@ -156,7 +156,8 @@ def _list_all(request: RunRequest) -> list[Listing]:
         if listing.names and not outside.names:
             raise ConfigError(f"the output {request.output.uri} is the input {uri}; choose another folder")
         if not listing.names:
-            raise ConfigError(f"no input at {uri}: it holds no file that could be an image or a shard")
+            hint = "; a list of URLs is called *.urls.txt" if uri.endswith((".txt", ".tsv", ".csv")) else ""
+            raise ConfigError(f"no input at {uri}: it holds no file that could be an image or a shard{hint}")
         listings.append(outside)
     return listings
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.listing import Listing
-from facemill.transforms.ops.kinds import shard_kind
+from facemill.transforms.ops.kinds import input_kind
 from facemill.transforms.ops.reading import ReadOptions, read_unit
 from facemill.transforms.ops.records import ImageRecord
 from facemill.transforms.ops.units import Unit
@@ -30,8 +30,8 @@ def sample_images(listing: Listing, count: int, *, seed: int) -> Iterator[ImageR
     """
     generator = random.Random(seed)
     sized = list(zip(listing.names, listing.sizes, strict=True))
-    loose = [(name, size) for name, size in sized if shard_kind(name) is None]
-    shards = [(name, size) for name, size in sized if shard_kind(name) is not None]
+    loose = [(name, size) for name, size in sized if input_kind(name) == "files"]
+    shards = [(name, size) for name, size in sized if input_kind(name) != "files"]
     num_bytes = sum(size for _, size in sized) or 1
     num_loose = count if not shards else round(count * sum(size for _, size in loose) / num_bytes)
     try:
@@ -53,10 +53,8 @@ def _read_shards(
     listing: Listing, shards: Sequence[tuple[str, int]], count: int, generator: random.Random
 ) -> Iterator[ImageRecord]:
     for index, (name, size) in enumerate(shards):
-        kind = shard_kind(name)
-        assert kind is not None
         share = count * (index + 1) // len(shards) - count * index // len(shards)
-        unit = Unit("", kind, (f"root/{name}",), (size,), size)
+        unit = Unit("", input_kind(name), (f"root/{name}",), (size,), size)
         members = itertools.islice(read_unit(unit, {"root": listing.root}, ReadOptions()), _MEMBERS_PER_SHARD)
         yield from _draw_streamed(members, share, generator)
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
 
 from facemill.transforms.ops.kinds import ShardKind
 from facemill.transforms.ops.members import ShardRange
@@ -16,6 +16,7 @@ from facemill.transforms.ops.options import RunOptions
 from facemill.transforms.ops.reading import split_source
 from facemill.transforms.ops.shards import split_shard
 from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.url_lists import split_lines
 
 # docs/scaling.md has the figures behind these.
 SCAN_RATIO = 500  # planning reads so many bytes of an object store while a worker does one
@@ -30,11 +31,11 @@ _TOO_MUCH = "splitting means reading more here than run.scan_bytes={}"
 
 @dataclass(frozen=True, slots=True)
 class LargeShard:
-    """A shard of several units' size."""
+    """A shard of several units' size, or a list of URLs."""
 
     source: str
     num_bytes: int
-    kind: ShardKind
+    kind: ShardKind | Literal["urls"]
     root: Folder
 
     @property
@@ -53,6 +54,7 @@ def split_shards(
     archive_bytes: int,
     options: RunOptions,
     *,
+    list_lines: int,
     on_split: Callable[[str], None],
     on_whole: Callable[[str], None],
 ) -> dict[str, list[ShardRange]]:
@@ -62,6 +64,7 @@ def split_shards(
         shards: What may be worth splitting.
         archive_bytes: The size of all inputs together.
         options: The size of units, and how much may be read.
+        list_lines: About how many lines of a list of URLs make a unit.
         on_split: Told the name of each shard before its content is looked through.
         on_whole: Told, in a sentence, which shards stay whole though they may hold up the others.
     """
@@ -76,8 +79,10 @@ def split_shards(
     _tell_whole([s for s in gzipped if s.num_bytes > archive_bytes // _SKEWED_SHARE], _GZIPPED, on_whole)
     chosen = [s for s in shards if not s.is_gzipped and (not s.needs_scan or s.source in affordable)]
     for shard in chosen:
-        on_split(shard.source)
-    return dict(zip((shard.source for shard in chosen), _split_all(chosen, options.unit_bytes, on_whole), strict=True))
+        if shard.num_bytes > options.unit_bytes:
+            on_split(shard.source)
+    ranges = _split_all(chosen, options.unit_bytes, list_lines, on_whole)
+    return dict(zip((shard.source for shard in chosen), ranges, strict=True))
 
 
 def choose_scans(sizes: Sequence[int], whole_bytes: int, scan_bytes: float = math.inf) -> list[int]:
@@ -109,24 +114,27 @@ def _tell_whole(shards: Sequence[LargeShard], why: str, on_whole: Callable[[str]
 
 
 def _split_all(
-    shards: Sequence[LargeShard], unit_bytes: int, on_whole: Callable[[str], None]
+    shards: Sequence[LargeShard], unit_bytes: int, list_lines: int, on_whole: Callable[[str], None]
 ) -> list[list[ShardRange]]:
     stop = threading.Event()
     pool = ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="split")
     try:
-        return list(pool.map(lambda shard: _split(shard, unit_bytes, stop, on_whole), shards))
+        return list(pool.map(lambda shard: _split(shard, unit_bytes, list_lines, stop, on_whole), shards))
     finally:
         stop.set()  # after an interrupt the threads that still read end with their next read
         pool.shutdown(cancel_futures=True)
 
 
 def _split(
-    shard: LargeShard, unit_bytes: int, stop: threading.Event, on_whole: Callable[[str], None]
+    shard: LargeShard, unit_bytes: int, list_lines: int, stop: threading.Event, on_whole: Callable[[str], None]
 ) -> list[ShardRange]:
     path = split_source(shard.source)[1]
     try:
         with shard.root.fs.open(shard.root.join(path), "rb", block_size=_BLOCK_BYTES) as file:
-            return split_shard(cast(BinaryIO, _StoppableFile(file, stop)), shard.kind, unit_bytes)
+            stoppable = cast(BinaryIO, _StoppableFile(file, stop))
+            if shard.kind == "urls":
+                return split_lines(stoppable, list_lines)
+            return split_shard(stoppable, shard.kind, unit_bytes)
     except Exception as error:  # the libraries behind the stores have errors of their own
         if not stop.is_set():
             on_whole(f"{shard.source} stays one unit, as it cannot be looked through: {error}")

@@ -14,13 +14,13 @@ from facemill.transforms.ops.storage import Folder
 _CHUNK_BYTES = 8 << 20
 
 
-def check_regular(folder: Folder, name: str) -> None:
-    """Refuse a pipe or device on this machine, as reading it might never end.
+def check_regular(path: str) -> None:
+    """Refuse a pipe or device, as reading it might never end.
 
     Raises:
         OSError: It is one, or there is no such file.
     """
-    if folder.is_local and not stat.S_ISREG(os.stat(folder.join(name)).st_mode):
+    if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError("a pipe or device, not a file")
 
 
@@ -31,12 +31,14 @@ def local_file(folder: Folder, name: str) -> Iterator[str]:
     Raises:
         OSError: It cannot be read.
     """
-    check_regular(folder, name)
-    if folder.is_local and _is_utf8(folder.join(name)):
-        yield folder.join(name)
-        return
+    path = folder.join(name)
+    if folder.is_local:
+        check_regular(path)
+        if _is_utf8(path):
+            yield path
+            return
     with tempfile.NamedTemporaryFile(prefix="facemill-") as copy:
-        with folder.fs.open(folder.join(name), "rb", block_size=_CHUNK_BYTES) as file:
+        with folder.fs.open(path, "rb", block_size=_CHUNK_BYTES) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 copy.write(chunk)
                 heartbeat.beat()

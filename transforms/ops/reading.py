@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import BinaryIO, Literal
 
-from facemill.models.errors import ConfigError
+from facemill.models.errors import BadInputError, ConfigError
 from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.kinds import UnitKind
 from facemill.transforms.ops.local_files import check_regular, local_file
@@ -17,6 +17,7 @@ from facemill.transforms.ops.members import (
     ReadLimits,
     check_member_size,
     failed_member,
+    failed_shard,
     folder_label,
     member_of,
 )
@@ -24,12 +25,14 @@ from facemill.transforms.ops.records import Failure, ImageRecord
 from facemill.transforms.ops.shards import iterate_members
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
+from facemill.transforms.ops.url_fetching import fetch_members
+from facemill.transforms.ops.url_lists import delimiter_of, iterate_lines
 from facemill.transforms.ops.videos import FrameChoice, iterate_video
 
 InputRoots = Mapping[str, Folder]
 DEADLY = Failure("internal_error", "the worker process died on this image, again and again")
 _BLOCK_BYTES = 8 << 20  # of a shard on an object store are read at a time; some stores' own default is 50 MB
-_WITH_COLUMNS: tuple[UnitKind, ...] = ("parquet", "tfrecord", "recordio")
+_WITH_COLUMNS: tuple[UnitKind, ...] = ("parquet", "tfrecord", "recordio", "urls")
 LabelRule = Literal["auto", "folder", "column", "none"]
 
 
@@ -39,10 +42,11 @@ class ReadOptions:
 
     Attributes:
         label: `folder`, the name of the folder that holds the file or member; `column`, what a row or record says: a
-            column of Parquet, a feature of a TFRecord, the label in RecordIO; `auto`, the column where there are any
-            and the folder for all else; `none`.
-        image_column: The Parquet column or TFRecord feature with the images; by default the first that holds any.
-        label_column: The Parquet column or TFRecord feature with the labels.
+            column of Parquet or a list of URLs, a feature of a TFRecord, the label in RecordIO; `auto`, the column
+            where there are any and the folder for all else; `none`.
+        image_column: The Parquet column or TFRecord feature with the images, by default the first that holds any; the
+            column with the URLs of a list.
+        label_column: The column or feature with the labels.
         ignored_extensions: Files with these extensions are no inputs.
         max_member_bytes: A larger file is `too_large`.
         max_expansion: A compressed archive that grows more than this many times is given up.
@@ -107,7 +111,7 @@ def read_unit(
         OSError: The store could not be reached; a file that is missing or forbidden is a failed row instead.
     """
     for index, (source, member) in enumerate(_members(unit, roots, options, skip)):
-        record = _record(index, printable(source), member, _label(unit.kind, member, options.label))
+        record = _record(index, printable(source), member, _label(unit.kind, source, member, options.label))
         yield replace(record, data=None, failure=record.failure or DEADLY) if index in skip else record
 
 
@@ -134,13 +138,17 @@ def _record(index: int, source: str, member: Member, label: str | None) -> Image
     )
 
 
-def _label(kind: UnitKind, member: Member, rule: LabelRule) -> str | None:
+def _label(kind: UnitKind, source: str, member: Member, rule: LabelRule) -> str | None:
     """The label by the rule; readers give the value of a column where records have some, else the folder's name."""
-    if rule == "auto" or (rule == "column") == (kind in _WITH_COLUMNS):
-        return member.label if rule != "none" else None
-    if rule == "folder":
-        return folder_label(member.name.partition("/")[2])  # behind the row's number or the record's byte
-    return None
+    if rule == "none":
+        return None
+    if kind not in _WITH_COLUMNS:
+        return member.label if rule != "column" else None
+    if rule == "column" or (rule == "auto" and (kind != "urls" or member.label is not None)):
+        return member.label
+    if kind == "urls":
+        return folder_label(printable(split_source(source)[1]))
+    return folder_label(member.name.partition("/")[2])  # behind the row's number or the record's byte
 
 
 def _loose_files(unit: Unit, roots: InputRoots, options: ReadOptions) -> Iterator[tuple[str, Member]]:
@@ -155,7 +163,8 @@ def _loose_file(root: Folder, path: str, size: int, limits: ReadLimits) -> Membe
     if too_large is not None:
         return Member("", None, label, too_large)
     try:
-        check_regular(root, path)
+        if root.is_local:
+            check_regular(root.join(path))
         return member_of("", root.read_bytes(path, num_bytes=size), label=label)
     except OSError as error:
         if not is_about_one_file(error, root):
@@ -207,25 +216,46 @@ def _watched(frames: Iterator[Member], index: int, skip: Collection[int]) -> Ite
 
 
 def _shard_members(unit: Unit, roots: InputRoots, options: ReadOptions) -> Iterator[tuple[str, Member]]:
-    assert unit.kind != "files" and unit.kind != "videos"
     source = unit.sources[0]
     root, path = split_source(source)
     folder = roots[root]
     try:
         with folder.fs.open(folder.join(path), "rb", block_size=_BLOCK_BYTES) as file:
-            members = iterate_members(
-                file,
-                unit.kind,
-                limits=options.limits,
-                ignored_extensions=options.ignored_extensions,
-                image_column=options.image_column,
-                label_column=options.label_column,
-                start=unit.start,
-                stop=unit.stop,
-            )
-            for member in members:
+            for member in _members_of(file, unit, folder, options):
                 yield source, member
     except OSError as error:
         if not is_about_one_file(error, folder):
             raise
         yield source, failed_member("", "read_error", _describe(error))
+
+
+def _members_of(file: BinaryIO, unit: Unit, folder: Folder, options: ReadOptions) -> Iterator[Member]:
+    assert unit.kind != "files" and unit.kind != "videos"
+    if unit.kind == "urls":
+        return _fetched(file, unit, folder, options)
+    return iterate_members(
+        file,
+        unit.kind,
+        limits=options.limits,
+        ignored_extensions=options.ignored_extensions,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        start=unit.start,
+        stop=unit.stop,
+    )
+
+
+def _fetched(file: BinaryIO, unit: Unit, folder: Folder, options: ReadOptions) -> Iterator[Member]:
+    """What the URLs of a list in `folder` lead to."""
+    lines = iterate_lines(
+        file,
+        delimiter=delimiter_of(unit.sources[0]),
+        url_column=options.image_column,
+        label_column=options.label_column,
+        start=unit.start,
+        stop=unit.stop,
+    )
+    try:
+        yield from fetch_members(lines, folder, options.limits)
+    except BadInputError as error:
+        yield failed_shard(error)
