@@ -73,7 +73,8 @@ def _make(output: Path, num_faces: int) -> None:
 def _export(output: Path, destination: Path, name: str) -> Export:
     command = [*FACEMILL, "export", str(output), "--to", name, "--output", str(destination)]
     started_at = time.perf_counter()
-    child = subprocess.Popen([*command, "--split", "train=0.9,test=0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command += ["--split", "train=0.9,test=0.1"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     wall_s = time.perf_counter() - started_at
     child.returncode = os.waitstatus_to_exitcode(status)
