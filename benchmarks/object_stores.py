@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,15 +41,28 @@ class Store:
         return replace(self, address=address)
 
     @property
-    def environment(self) -> Mapping[str, str]:
-        """The environment variables that lead its users' tools to it."""
+    def environment(self) -> dict[str, str]:
+        """The environment variables that lead the users of such a store to it."""
         if self.name == "s3":
             keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
             return {**keys, "AWS_ENDPOINT_URL": self.address}
         if self.name == "gs":
             return {"STORAGE_EMULATOR_HOST": self.address}
+        return {"AZURE_STORAGE_CONNECTION_STRING": self._connection_string}
+
+    @property
+    def options(self) -> dict[str, dict[str, str]]:
+        """The same as storage options."""
+        if self.name == "s3":
+            return {"s3": {"key": "key", "secret": "secret", "endpoint_url": self.address}}
+        if self.name == "gs":
+            return {"gs": {"endpoint_url": self.address, "token": "anon"}}
+        return {"az": {"connection_string": self._connection_string}}
+
+    @property
+    def _connection_string(self) -> str:
         parts = ["DefaultEndpointsProtocol=http", f"AccountName={_ACCOUNT}", f"AccountKey={_ACCOUNT_KEY}"]
-        return {"AZURE_STORAGE_CONNECTION_STRING": ";".join([*parts, f"BlobEndpoint={self.address}/{_ACCOUNT}"])}
+        return ";".join([*parts, f"BlobEndpoint={self.address}/{_ACCOUNT}"])
 
 
 def missing(name: StoreName) -> str | None:

@@ -145,7 +145,8 @@ def _walk(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, int]]
         return
     for _, _, files in fs.walk(path, detail=True):
         for info in files.values():
-            yield info["name"], int(info["size"] or 0)
+            if info["type"] != "directory":  # some drivers list a folder as one of its own files
+                yield info["name"], int(info["size"] or 0)
 
 
 def _walk_local(path: str) -> Iterator[tuple[str, int]]:

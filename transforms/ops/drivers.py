@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -19,6 +20,8 @@ from facemill.transforms.ops.store_errors import explain
 _STORES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "abfss": "abfs", "https": "http"}
 _EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure"}
 _LOGGERS = ("asyncio", "azure", "fsspec", "gcsfs", "s3fs")  # log with a traceback what is raised as well, or retried
+# gcsfs asks each bucket for its kind by gRPC, which emulators do not speak, and waits for minutes.
+_GRPC_SWITCH = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 # Up to when an answer must begin or go on; aiohttp's own limit is 300 s for a whole file, however large.
 _CONNECT_SECONDS, _READ_SECONDS = 20.0, 30.0
 
@@ -63,6 +66,8 @@ def _options(store: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
     if store == "http":
         return {**options, "client_kwargs": {"timeout": _time_out(), **options.get("client_kwargs", {})}}
     if store == "gs":
+        if "endpoint_url" in options or "STORAGE_EMULATOR_HOST" in os.environ:
+            os.environ.setdefault(_GRPC_SWITCH, "false")
         return {"requests_timeout": _time_out(), **options}
     return options
 

@@ -54,7 +54,15 @@ class RetryingFileSystem(AbstractFileSystem):
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         """As the store has it now, not as it was listed before."""
-        return self._try(path, self._fresh(self.inner.ls), self._signed(path), detail=detail, **kwargs)
+        found = self._try(path, self._fresh(self.inner.ls), self._signed(path), detail=True, **kwargs)
+        if "abfs" in _names(self.inner) and [(one["name"], one["size"]) for one in found] == [(path, 0)]:
+            found = self._behind_marker(path) or found
+        return list(found) if detail else sorted(one["name"] for one in found)
+
+    def _behind_marker(self, path: str) -> list[dict[str, Any]]:
+        """What lies below a folder that an empty object stands for, which is all that adlfs (2026.8) lists of it."""
+        below = self._try(path, self.inner.find, path, withdirs=True, detail=True)
+        return [info for name, info in below.items() if name != path and self._parent(name) == path]
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
         """Raises FileNotFoundError where the store says so, and nothing else."""

@@ -1,0 +1,247 @@
+"""Whole runs from and to S3, Google Cloud Storage, Azure Blob and HTTP servers, in order and out of order.
+
+`benchmarks/stores/fetch` brings the servers; without them, and without the drivers, the tests of that store skip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from faults import FaultProxy, fault_proxy
+from object_stores import STORES, Store, missing, running_store
+from pictures import archive, portrait, write_loose, write_parquet, write_tar, write_zip
+from web import web_server
+
+from facemill.models.errors import ConfigError
+from facemill.pipeline.listing import list_inputs
+from facemill.pipeline.outputs import open_output
+from facemill.transforms.ops.known_faces import KnownFaces
+from facemill.transforms.ops.layout import MARKERS
+from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.store_errors import CredentialsError
+
+ALIASES = {"s3": "s3a", "gs": "gcs", "az": "abfs"}
+SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST")
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: bytes by name, without the markers, which hold seconds."""
+
+    files: dict[str, bytes]
+    markers: frozenset[str]
+
+
+def outcome_of(folder: Path) -> Outcome:
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    markers = frozenset(name for name in files if name.startswith(f"{MARKERS}/"))
+    aside = {*markers, "manifest.json", "_run.lock"}
+    return Outcome({name: content for name, content in files.items() if name not in aside}, markers)
+
+
+def facemill(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
+    command = [sys.executable, "-m", "facemill.pipeline.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**clean, **(environment or {})}, timeout=300)
+
+
+def run(
+    input_uri: str, output: str, *more: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    given = ("--input", input_uri, "--output", output, "--workers", "2", "--set", "run.unit_files=6", *more)
+    done = facemill("run", *given, environment=environment)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("here") / "photos"
+    write_loose(folder / "people", archive(10))
+    write_tar(folder / "a.tar", archive(3))
+    write_tar(folder / "b.tar.gz", archive(3), "w:gz")
+    write_zip(folder / "c.zip", archive(3))
+    write_parquet(folder / "d.parquet", archive(3))
+    write_loose(folder / "people-not-asked-for", {"x.txt": b"left aside"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(photos: Path) -> Outcome:
+    output = photos.parent / "out"
+    done = run(str(photos), str(output))
+    assert f"images    {37:>9,}" in done.stdout
+    outcome = outcome_of(output)
+    assert len(outcome.markers) == 7
+    assert len(outcome.files) == 1 + 3 * 7  # the plan, and of each unit two tables and the crops
+    return outcome
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(request: pytest.FixtureRequest, photos: Path) -> Iterator[Store]:
+    """A store with the photographs in a bucket."""
+    lacking = missing(request.param)
+    if lacking is not None:
+        pytest.skip(lacking)
+    with running_store(request.param) as store:
+        bucket = Folder(store.uri("bucket"), store.options)
+        bucket.fs.mkdir("bucket")
+        bucket.fs.inner.put(f"{photos}/", "bucket/photos", recursive=True)
+        yield store
+
+
+def fetched(store: Store, name: str, tmp_path: Path) -> Outcome:
+    """What lies in the bucket under `name`."""
+    fs = Folder(store.uri("bucket"), store.options).fs
+    for path in fs.find(f"bucket/{name}"):
+        target = tmp_path / path.removeprefix("bucket/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(fs.cat_file(path))
+    return outcome_of(tmp_path / name)
+
+
+def assert_spoiled(proxy: FaultProxy) -> None:
+    """One request in twenty met with a fault, of nearly every kind."""
+    assert proxy.requests.total() // 20 <= proxy.faults.total() <= proxy.requests.total() // 20 + 1
+    assert len(proxy.faults) >= 3
+
+
+def test_a_run_from_and_to_a_store_is_the_local_one(store: Store, local: Outcome, tmp_path: Path) -> None:
+    done = run(store.uri("bucket/photos"), store.uri("bucket/out"), environment=store.environment)
+    assert "committed in " + store.uri("bucket/out") in done.stdout
+    assert fetched(store, "out", tmp_path) == local
+
+    alias = store.uri("bucket/out").replace(store.name, ALIASES[store.name], 1)
+    again = facemill("run", "--output", alias, environment=store.environment)
+    assert again.returncode == 0, again.stderr
+    assert "7 planned, 7 committed, 0 to do" in again.stderr
+    assert fetched(store, "out", tmp_path) == local
+
+
+def test_with_every_twentieth_request_spoiled_nothing_is_lost_or_doubled(
+    store: Store, local: Outcome, tmp_path: Path
+) -> None:
+    with fault_proxy(store.address, one_in=20, seed=5) as proxy:
+        environment = store.behind(proxy.address).environment
+        done = run(store.uri("bucket/photos"), store.uri("bucket/spoiled"), environment=environment)
+    assert_spoiled(proxy)
+    assert "Traceback" not in done.stderr
+    assert fetched(store, "spoiled", tmp_path) == local
+
+
+@pytest.mark.parametrize("parts", [True, False], ids=["parts", "whole files"])
+def test_a_run_over_http_is_the_local_one(parts: bool, photos: Path, local: Outcome, tmp_path: Path) -> None:
+    with web_server(photos.parent, parts=parts) as address, fault_proxy(address, one_in=20, seed=5) as proxy:
+        run(f"{proxy.address}/photos", str(tmp_path / "out"))
+    assert_spoiled(proxy)
+    assert outcome_of(tmp_path / "out") == local
+
+
+def test_an_output_on_a_store_is_read_back(store: Store, local: Outcome) -> None:
+    folder = Folder(store.uri("bucket/out"), store.options)
+    output = open_output(folder)
+    assert output.images().count_rows() == 37
+    faces = output.connect().execute("select count(*), sum(kept::int) from faces").fetchone()
+    assert faces == (22, 22)
+    crops = [content for unit in output.units for _, content in output.crops(unit)]
+    assert len(crops) == 22
+    assert all(content.startswith(b"\xff\xd8") for content in crops)
+    assert KnownFaces(Folder(store.uri("bucket/out/faces"), store.options)).num_rows == 22
+
+
+def test_what_another_process_wrote_is_seen(store: Store) -> None:
+    ours = Folder(store.uri("bucket/shared"), store.options)
+    theirs = type(ours.fs.inner)(**ours.fs.inner.storage_options, skip_instance_cache=True)
+    ours.write_bytes("units/1.json", b"1")
+    assert ours.list_names("units") == ["1.json"]
+    assert not ours.exists("units/2.json")
+    theirs.pipe_file("bucket/shared/units/2.json", b"22")
+    assert ours.exists("units/2.json")
+    assert ours.list_names("units") == ["1.json", "2.json"]
+    theirs.rm_file("bucket/shared/units/1.json")
+    assert not ours.exists("units/1.json")
+    assert ours.list_names("units") == ["2.json"]
+    ours.remove("units/1.json")
+
+
+def test_objects_that_stand_for_folders_are_no_inputs(store: Store) -> None:
+    folder = Folder(store.uri("bucket/marked"), store.options)
+    for name in ("", "a/", "a/b/"):
+        folder.fs.pipe_file(f"bucket/marked/{name}", b"")
+    folder.write_bytes("a/b/1.jpg", b"1")
+    listing = list_inputs(folder.uri, ignored_extensions=(), storage_options=store.options)
+    assert (listing.names, listing.sizes) == (["a/b/1.jpg"], [1])
+
+
+def test_a_bucket_that_is_not_there_is_not_made(store: Store, photos: Path) -> None:
+    done = facemill("run", "--input", str(photos), "--output", store.uri("nowhere/out"), environment=store.environment)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "there is no such bucket or container; make it first" in done.stderr
+    with pytest.raises(ConfigError, match=f"no input at {store.uri('nowhere/photos')}"):
+        list_inputs(store.uri("nowhere/photos"), ignored_extensions=(), storage_options=store.options)
+
+
+@contextlib.contextmanager
+def azurite() -> Iterator[Store]:
+    """The one of the three servers that looks at signatures, with a portrait in it."""
+    lacking = missing("az")
+    if lacking is not None:
+        pytest.skip(lacking)
+    with running_store("az") as store:
+        bucket = Folder(store.uri("bucket"), store.options)
+        bucket.fs.mkdir("bucket")
+        bucket.fs.pipe_file("bucket/photos/1.jpg", portrait(1))
+        yield store
+
+
+def test_a_wrong_key_is_told_at_once_and_not_shown() -> None:
+    with azurite() as store, fault_proxy(store.address, one_in=0) as proxy:
+        key = "d3JvbmcgYW5kIHNlY3JldA=="
+        right = store.behind(proxy.address).options["az"]["connection_string"]
+        options = {"az": {"connection_string": re.sub("AccountKey=[^;]*", f"AccountKey={key}", right)}}
+        with pytest.raises(CredentialsError, match=r"no access .*; set AZURE_STORAGE_CONNECTION_STRING") as refused:
+            Folder(store.uri("bucket/photos"), options).list_names("")
+        assert key not in str(refused.value)
+        assert proxy.requests.total() == 1
+
+
+def test_the_signature_of_a_url_is_used_and_not_written(tmp_path: Path) -> None:
+    from azure.storage.blob import BlobServiceClient, generate_blob_sas
+
+    with azurite() as store:
+        client = BlobServiceClient.from_connection_string(store.options["az"]["connection_string"])
+        url = client.get_blob_client("bucket", "photos/1.jpg").url
+        signature = generate_blob_sas(
+            client.account_name,
+            "bucket",
+            "photos/1.jpg",
+            account_key=client.credential.account_key,
+            permission="r",
+            expiry="2100-01-01",
+        )
+        output = tmp_path / "out"
+        done = run(f"{url}?{signature}", str(output))
+        refused = facemill("run", "--input", url, "--output", str(tmp_path / "unsigned"))
+        expired = facemill("run", "--input", f"{url}?{signature}x", "--output", str(tmp_path / "wrong"))
+    secret = signature.partition("sig=")[2].partition("&")[0]
+    written = (
+        done.stdout + done.stderr + "".join(p.read_bytes().decode("latin-1") for p in output.rglob("*") if p.is_file())
+    )
+    assert "1.jpg" in written
+    assert len(secret) > 40
+    assert secret not in written
+    assert [row["status"] for row in open_output(Folder(str(output))).images().to_table().to_pylist()] == ["ok"]
+    for other in (refused, expired):
+        assert other.returncode == 2
+        assert secret not in other.stderr
+    assert "no access" in expired.stderr
