@@ -12,6 +12,9 @@ from typing import Literal
 
 from servers import free_port, running_command, s3_server
 
+from facemill.transforms.ops.layout import MANIFEST, MARKERS
+from facemill.transforms.ops.storage import Folder
+
 StoreName = Literal["s3", "gs", "az"]
 STORES: tuple[StoreName, ...] = ("s3", "gs", "az")
 _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
@@ -63,6 +66,33 @@ class Store:
     def _connection_string(self) -> str:
         parts = ["DefaultEndpointsProtocol=http", f"AccountName={_ACCOUNT}", f"AccountKey={_ACCOUNT_KEY}"]
         return ";".join([*parts, f"BlobEndpoint={self.address}/{_ACCOUNT}"])
+
+
+def upload(store: Store, folder: Path, path: str) -> None:
+    """Put the files below `folder` into the store at `bucket/path`, whose bucket is made."""
+    place = Folder(store.uri(path), store.options)
+    bucket = path.partition("/")[0]
+    if not place.fs.exists(bucket):
+        place.fs.mkdir(bucket)
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        place.fs.put_file(str(file), place.join(file.relative_to(folder).as_posix()))
+
+
+def download(store: Store, path: str, folder: Path) -> Path:
+    """Bring what lies below `bucket/path` into `folder`."""
+    place = Folder(store.uri(path), store.options)
+    for name in place.fs.find(place.path):
+        target = folder / name[len(place.path) + 1 :]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(place.fs.cat_file(name))
+    return folder
+
+
+def result_of(output: Path) -> dict[str, bytes]:
+    """What must be the same to the bit, however a run went: plan, tables and crops, by their names."""
+    aside = (f"{MARKERS}/", MANIFEST, "_run.lock")
+    names = [path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()]
+    return {name: (output / name).read_bytes() for name in names if not name.startswith(aside)}
 
 
 def missing(name: StoreName) -> str | None:

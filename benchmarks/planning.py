@@ -279,7 +279,7 @@ def _report_s3_account(num_markers: int, folder: Path) -> None:
             found = output.exists(marker_name(unit))
             sys.stdout.write(f"requests to look for a marker that is {'' if found else 'not '}there: ")
             sys.stdout.write(f"{dict(num_requests() - before)}\n")
-        output.fs.pipe({output.join(name): content for name, content in _committed_files(num_markers)})
+        output.fs.inner.pipe({output.join(name): content for name, content in _committed_files(num_markers)})
         _report_scan(output)
         _report_account(f"{num_markers:,} markers on S3 on loopback", output, num_markers, clock, num_requests)
 

@@ -81,7 +81,7 @@ def pack_shard(path: Path, pictures: Sequence[bytes]) -> Path:
     return path
 
 
-def run_command(shards: Path, output: Path, *options: str) -> list[str]:
+def run_command(shards: Path | str, output: Path | str, *options: str) -> list[str]:
     """The command that runs the whole pipeline."""
     return [*FACEMILL, "run", "--input", str(shards), "--output", str(output), *options]
 

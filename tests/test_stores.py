@@ -11,12 +11,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from faults import FaultProxy, fault_proxy
-from object_stores import STORES, Store, missing, running_store
+from object_stores import STORES, Store, download, missing, result_of, running_store, upload
 from pictures import archive, portrait, write_loose, write_parquet, write_tar, write_zip
 from web import web_server
 
@@ -29,23 +28,9 @@ from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.store_errors import CredentialsError
 
 ALIASES = {"s3": "s3a", "gs": "gcs", "az": "abfs"}
+NUM_UNITS = 7
 SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "STORAGE_EMULATOR_HOST")
 pytestmark = pytest.mark.slow
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left: bytes by name, without the markers, which hold seconds."""
-
-    files: dict[str, bytes]
-    markers: frozenset[str]
-
-
-def outcome_of(folder: Path) -> Outcome:
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    markers = frozenset(name for name in files if name.startswith(f"{MARKERS}/"))
-    aside = {*markers, "manifest.json", "_run.lock"}
-    return Outcome({name: content for name, content in files.items() if name not in aside}, markers)
 
 
 def facemill(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -76,14 +61,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(photos: Path) -> Outcome:
+def local(photos: Path) -> dict[str, bytes]:
+    """What the run leaves on a local disk."""
     output = photos.parent / "out"
     done = run(str(photos), str(output))
     assert f"images    {37:>9,}" in done.stdout
-    outcome = outcome_of(output)
-    assert len(outcome.markers) == 7
-    assert len(outcome.files) == 1 + 3 * 7  # the plan, and of each unit two tables and the crops
-    return outcome
+    assert len(list((output / MARKERS).iterdir())) == NUM_UNITS
+    result = result_of(output)
+    assert len(result) == 1 + 3 * NUM_UNITS  # the plan, and of each unit two tables and the crops
+    return result
 
 
 @pytest.fixture(scope="module", params=STORES)
@@ -93,20 +79,8 @@ def store(request: pytest.FixtureRequest, photos: Path) -> Iterator[Store]:
     if lacking is not None:
         pytest.skip(lacking)
     with running_store(request.param) as store:
-        bucket = Folder(store.uri("bucket"), store.options)
-        bucket.fs.mkdir("bucket")
-        bucket.fs.inner.put(f"{photos}/", "bucket/photos", recursive=True)
+        upload(store, photos, "bucket/photos")
         yield store
-
-
-def fetched(store: Store, name: str, tmp_path: Path) -> Outcome:
-    """What lies in the bucket under `name`."""
-    fs = Folder(store.uri("bucket"), store.options).fs
-    for path in fs.find(f"bucket/{name}"):
-        target = tmp_path / path.removeprefix("bucket/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(fs.cat_file(path))
-    return outcome_of(tmp_path / name)
 
 
 def assert_spoiled(proxy: FaultProxy) -> None:
@@ -115,38 +89,42 @@ def assert_spoiled(proxy: FaultProxy) -> None:
     assert len(proxy.faults) >= 3
 
 
-def test_a_run_from_and_to_a_store_is_the_local_one(store: Store, local: Outcome, tmp_path: Path) -> None:
+def test_a_run_from_and_to_a_store_is_the_local_one(store: Store, local: dict[str, bytes], tmp_path: Path) -> None:
     done = run(store.uri("bucket/photos"), store.uri("bucket/out"), environment=store.environment)
     assert "committed in " + store.uri("bucket/out") in done.stdout
-    assert fetched(store, "out", tmp_path) == local
+    assert result_of(download(store, "bucket/out", tmp_path / "first")) == local
 
     alias = store.uri("bucket/out").replace(store.name, ALIASES[store.name], 1)
     again = facemill("run", "--output", alias, environment=store.environment)
     assert again.returncode == 0, again.stderr
-    assert "7 planned, 7 committed, 0 to do" in again.stderr
-    assert fetched(store, "out", tmp_path) == local
+    assert f"{NUM_UNITS} planned, {NUM_UNITS} committed, 0 to do" in again.stderr
+    assert result_of(download(store, "bucket/out", tmp_path / "second")) == local
+    assert len(list((tmp_path / "second" / MARKERS).iterdir())) == NUM_UNITS
 
 
 def test_with_every_twentieth_request_spoiled_nothing_is_lost_or_doubled(
-    store: Store, local: Outcome, tmp_path: Path
+    store: Store, local: dict[str, bytes], tmp_path: Path
 ) -> None:
     with fault_proxy(store.address, one_in=20, seed=5) as proxy:
         environment = store.behind(proxy.address).environment
         done = run(store.uri("bucket/photos"), store.uri("bucket/spoiled"), environment=environment)
     assert_spoiled(proxy)
     assert "Traceback" not in done.stderr
-    assert fetched(store, "spoiled", tmp_path) == local
+    assert result_of(download(store, "bucket/spoiled", tmp_path)) == local
+    assert len(list((tmp_path / MARKERS).iterdir())) == NUM_UNITS
 
 
 @pytest.mark.parametrize("parts", [True, False], ids=["parts", "whole files"])
-def test_a_run_over_http_is_the_local_one(parts: bool, photos: Path, local: Outcome, tmp_path: Path) -> None:
+def test_a_run_over_http_is_the_local_one(parts: bool, photos: Path, local: dict[str, bytes], tmp_path: Path) -> None:
     with web_server(photos.parent, parts=parts) as address, fault_proxy(address, one_in=20, seed=5) as proxy:
         run(f"{proxy.address}/photos", str(tmp_path / "out"))
     assert_spoiled(proxy)
-    assert outcome_of(tmp_path / "out") == local
+    assert result_of(tmp_path / "out") == local
+    assert len(list((tmp_path / "out" / MARKERS).iterdir())) == NUM_UNITS
 
 
-def test_an_output_on_a_store_is_read_back(store: Store, local: Outcome) -> None:
+@pytest.mark.usefixtures("local")
+def test_an_output_on_a_store_is_read_back(store: Store) -> None:
     folder = Folder(store.uri("bucket/out"), store.options)
     output = open_output(folder)
     assert output.images().count_rows() == 37

@@ -69,6 +69,8 @@ def _options(store: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
         if "endpoint_url" in options or "STORAGE_EMULATOR_HOST" in os.environ:
             os.environ.setdefault(_GRPC_SWITCH, "false")
         return {"requests_timeout": _time_out(), **options}
+    if store == "s3":  # with more, s3fs asks for the size of each file before it reads it
+        return {"max_concurrency": 1, **options}
     return options
 
 
