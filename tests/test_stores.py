@@ -151,6 +151,19 @@ def test_what_another_process_wrote_is_seen(store: Store) -> None:
     ours.remove("units/1.json")
 
 
+def test_files_are_written_and_removed_though_each_third_request_is_spoiled(store: Store) -> None:
+    files = {f"bucket/many/{number % 3}/{number}.bin": bytes([number]) * 1000 for number in range(8)}
+    with fault_proxy(store.address, one_in=3, seed=2) as proxy:
+        fs = Folder(store.uri("bucket"), store.behind(proxy.address).options).fs
+        fs.pipe(files)
+        assert {path: fs.cat_file(path) for path in fs.find("bucket/many")} == files
+        fs.rm_file("bucket/many/0/0.bin")
+        assert not fs.exists("bucket/many/0/0.bin")
+        fs.rm("bucket/many/1", recursive=True)
+        assert sorted(fs.find("bucket/many")) == sorted(p for p in files if "/1/" not in p and "/0/0." not in p)
+        assert proxy.faults.total() >= 7
+
+
 def test_objects_that_stand_for_folders_are_no_inputs(store: Store) -> None:
     folder = Folder(store.uri("bucket/marked"), store.options)
     for name in ("", "a/", "a/b/"):

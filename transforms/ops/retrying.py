@@ -147,6 +147,17 @@ class RetryingFileSystem(AbstractFileSystem):
         """Write a file of these bytes."""
         self._try(path, self.inner.pipe_file, path, value, **kwargs)
 
+    def pipe(self, path: str | Mapping[str, bytes], value: bytes | None = None, **kwargs: Any) -> None:
+        """Write small files, several at once where the driver can; one by one where that fails."""
+        if isinstance(path, str):
+            self.pipe_file(path, value or b"", **kwargs)
+            return
+        try:
+            self.inner.pipe(dict(path), **kwargs)
+        except Exception:  # the libraries behind the stores have errors of their own, told by what follows
+            for name, content in path.items():
+                self.pipe_file(name, content, **kwargs)
+
     def get_file(self, rpath: str, lpath: Any, **kwargs: Any) -> None:
         """Fetch a file, to a path or into an open file."""
 
@@ -159,17 +170,20 @@ class RetryingFileSystem(AbstractFileSystem):
         self._try(rpath, fetch)
 
     def rm_file(self, path: str) -> None:
-        """Remove a file; what an earlier attempt has removed is no error."""
-        attempts = 0
+        """Remove a file; one that is not there is no error, as an earlier attempt may have removed it."""
+        self._remove(path, self.inner.rm_file)
 
+    def rm(self, path: str, recursive: bool = False, maxdepth: int | None = None) -> None:
+        """Remove a file, or a folder with all that it holds; likewise."""
+        self._remove(path, self._fresh(self.inner.rm), recursive=recursive, maxdepth=maxdepth)
+
+    def _remove(self, path: str, operation: Callable[..., None], **kwargs: Any) -> None:
         def remove() -> None:
-            nonlocal attempts
-            attempts += 1
             try:
-                self.inner.rm_file(path)
-            except FileNotFoundError:
-                if attempts == 1:
-                    raise
+                operation(path, **kwargs)
+            except FileNotFoundError as error:
+                if self.exists(path):
+                    raise CutShortError("not all of it was removed") from error
 
         self._try(path, remove)
 

@@ -94,8 +94,7 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove the file `name` if it exists."""
         if self.exists(name):
-            with contextlib.suppress(FileNotFoundError):
-                self.fs.rm_file(self.join(name))
+            self.fs.rm_file(self.join(name))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a small file so that it is there whole or not at all."""
