@@ -19,7 +19,10 @@ S3 = ["s3fs>=2024.6"]
 AZURE = ["adlfs>=2024.7"]
 DEMO = ["scikit-image>=0.22", "matplotlib>=3.8"]
 OPENVINO = ["openvino>=2025.0"]
-TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "psutil>=5.9"]
+LMDB = ["lmdb>=1.4"]
+TEST = [*DEMO, *LMDB, "pytest>=8", "hypothesis>=6.100", "psutil>=5.9", "webdataset>=1.0"]
+# What reads exports, besides TensorFlow, MXNet and torchvision, which tests take from where FACEMILL_READERS says.
+READERS = ["datasets>=3", "tfrecord>=1.14"]
 
 setup(
     name="facemill",
@@ -63,10 +66,11 @@ setup(
         "gcs": ["gcsfs>=2024.6"],
         "heif": ["pillow-heif>=0.18"],
         "jxl": ["pillow-jxl-plugin>=1.3"],
+        "lmdb": LMDB,
         "openvino": OPENVINO,
         "s3": S3,
         "test": TEST,
-        "dev": [*TEST, *OPENVINO, *DATAFLOW, *S3, *AZURE, "moto[server]>=5", "mypy>=1.10", "ruff>=0.6"],
+        "dev": [*TEST, *READERS, *OPENVINO, *DATAFLOW, *S3, *AZURE, "moto[server]>=5", "mypy>=1.10", "ruff>=0.6"],
     },
     entry_points={
         "console_scripts": [

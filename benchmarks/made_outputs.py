@@ -17,7 +17,7 @@ from facemill.pipeline.config import Config, load_config
 from facemill.pipeline.manifest import make_manifest
 from facemill.transforms.ops.committing import UnitSummary
 from facemill.transforms.ops.crops import open_crop_writer
-from facemill.transforms.ops.layout import crop_key, faces_name, images_name, marker_name
+from facemill.transforms.ops.layout import crop_key, faces_name, images_name, marker_name, template_folders
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.table_writer import TableWriter
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA
@@ -27,13 +27,17 @@ _GROUP_ROWS = 4096
 
 @dataclass(frozen=True)
 class MadeFace:
-    """One image with one face; `columns` are those that matter, all others get some value."""
+    """One image with one face; `columns` are those that matter, all others get some value.
+
+    `others` are the crops in templates after the first, by their names.
+    """
 
     image_id: str
     label: str | None
     crop: bytes
     kept: bool = True
     columns: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def write_output(folder: Folder, units: Mapping[str, Iterable[MadeFace]], *settings: str) -> None:
@@ -45,7 +49,8 @@ def write_output(folder: Folder, units: Mapping[str, Iterable[MadeFace]], *setti
 
 
 def _write_unit(folder: Folder, unit: str, faces: Iterable[MadeFace], config: Config) -> None:
-    crops = open_crop_writer(folder, unit, config.write.crops)
+    templates = config.align.templates
+    writers = [open_crop_writer(folder, unit, config.write.crops, place) for place in template_folders(templates)]
     face_table, image_table = (
         TableWriter(folder, name, schema, group_rows=_GROUP_ROWS, compression="zstd")
         for name, schema in ((faces_name(unit), FACES_SCHEMA), (images_name(unit), IMAGES_SCHEMA))
@@ -56,7 +61,10 @@ def _write_unit(folder: Folder, unit: str, faces: Iterable[MadeFace], config: Co
         has_crop = face.kept and config.write.crops != "none"
         name = crop_key(unit, index, 0) + config.write.extension if has_crop else None
         if name is not None:
-            crops.add(name, face.crop, face.label)
+            for writer, crop in zip(
+                writers, (face.crop, *(face.others[other] for other in templates[1:])), strict=True
+            ):
+                writer.add(name, crop, face.label)
         shared = {"image_id": face.image_id, "unit": unit, "label": face.label}
         row = {"face_id": f"{face.image_id}#0", "kept": face.kept, "crop": name, **shared, **face.columns}
         face_table.add([_defaults(FACES_SCHEMA, number) | row])
@@ -68,7 +76,7 @@ def _write_unit(folder: Folder, unit: str, faces: Iterable[MadeFace], config: Co
         summary.num_kept += face.kept
         summary.num_crops += has_crop
         summary.statuses[status] = summary.statuses.get(status, 0) + 1
-    for part in (crops, face_table, image_table):
+    for part in (*writers, face_table, image_table):
         part.commit()
     folder.write_bytes(marker_name(unit), summary.to_json())
 

@@ -170,6 +170,35 @@ def test_an_unfinished_run_is_told(folder: Path, tmp_path: Path) -> None:
     assert err == "warning: 3 planned units are not done, and their faces are not exported\n"
 
 
+def test_one_of_several_templates_is_named(tmp_path: Path) -> None:
+    faces = [MadeFace(f"{n}.jpg", "a", made_crop(n), others={"ffhq256": made_crop(n + 50)}) for n in range(3)]
+    write_output(Folder(str(tmp_path / "out")), {"u0": faces}, "align.template=[arcface112, ffhq256]")
+    with pytest.raises(ConfigError, match="holds crops of arcface112, ffhq256; name one with --template"):
+        in_process(tmp_path / "out", Folder(str(tmp_path / "set")))
+    in_process(tmp_path / "out", Folder(str(tmp_path / "set")), template="ffhq256")
+    assert {face.content for face in load(tmp_path / "set", "csv", "train")} == {made_crop(n + 50) for n in range(3)}
+    with pytest.raises(ConfigError, match="template is 'arcface112' now and was 'ffhq256'"):
+        in_process(tmp_path / "out", Folder(str(tmp_path / "set")), template="arcface112")
+
+
+@pytest.mark.parametrize("store", ["files", "parquet"])
+def test_crops_in_other_stores(store: str, tmp_path: Path) -> None:
+    write_output(Folder(str(tmp_path / "out")), {"u0": FACES[:31], "u1": FACES[31:]}, f"write.crops={store}")
+    in_process(tmp_path / "out", Folder(str(tmp_path / "set")))
+    assert {face.face_id: face.content for face in load(tmp_path / "set", "csv", "train")} == CONTENTS
+
+
+def test_what_is_left_of_a_broken_off_export_on_a_store_is_removed(folder: Path) -> None:
+    store = Folder("memory://broken/off")
+    for name in ("data/train-00007-of-00009.parquet", "README.md", "mine.txt"):
+        store.write_bytes(name, b"old")
+    store.write_bytes("export.partial.json", json.dumps({"entries": ["data", "README.md"]}).encode())
+    in_process(folder / "out", store, "webdataset")
+    assert {path.removeprefix(f"{store.path}/") for path in store.fs.find(store.path)} == {
+        *("classes.csv", "classes.json", "classes.txt", "export.json", "mine.txt", "train-000000.tar")
+    }
+
+
 def test_two_exports_to_one_folder_do_not_mix(folder: Path, tmp_path: Path) -> None:
     from facemill.pipeline.lock import hold_lock
 

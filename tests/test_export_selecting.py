@@ -16,6 +16,7 @@ import pytest
 from made_outputs import MadeFace, write_output
 
 from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.export import selecting
 from facemill.pipeline.export.names import class_name
 from facemill.pipeline.export.options import ExportOptions, parse_splits
 from facemill.pipeline.export.selecting import select_faces
@@ -154,6 +155,13 @@ def test_the_units_and_their_order_do_not_matter(source: Path, tmp_path: Path) -
         with selected(folder, scratch, splits=THREE, max_images=4) as selection:
             found.append((images_of(selection.rows()), selection.digest, selection.counts))
     assert found[0] == found[1]
+
+
+def test_tables_of_many_parts(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selecting, "_BATCH_ROWS", 50)
+    with selected(source, tmp_path) as selection:
+        assert images_of(selection.rows()) == [f.image_id for f in sorted(LABELLED, key=lambda face: draw(0, face))]
+        assert len(list(selection.classes())) == 120
 
 
 def test_places_are_those_of_the_rows(source: Path, tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from made_outputs import MadeFace, made_crop, write_output
 from pictures import coffee, jpeg, portrait
+
+from facemill.transforms.ops.storage import Folder
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(<!-- \w+ -->\n)?```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -39,6 +42,9 @@ def test_the_readme_is_read() -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "s3://" not in c])
 def test_a_command(command: str, folder: Path) -> None:
+    if command.startswith("facemill export "):
+        faces = [MadeFace(f"{n % 40}/{n}.jpg", str(n % 40), made_crop(n)) for n in range(80)]
+        write_output(Folder(str(folder / "out")), {"unit": faces})
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
     done = subprocess.run(
         command, shell=True, cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": path}

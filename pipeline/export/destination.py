@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,8 +63,8 @@ class Destination:
             return None
         record = self._read_json(RECORD)
         for file in record.get("files", []):
-            path = self.folder.join(file["name"])
-            if not self.folder.exists(file["name"]) or self.folder.fs.info(path)["size"] != file["bytes"]:
+            if self._size_of(file["name"]) != file["bytes"]:
+                path = self.folder.shown(file["name"])
                 raise ConfigError(f"{path} is missing or has changed since it was exported; choose a new folder")
         return record
 
@@ -114,16 +115,30 @@ class Destination:
         with made as folder:
             yield Path(folder)
 
+    def _size_of(self, name: str) -> int | None:
+        try:
+            return int(self.folder.fs.info(self.folder.join(name))["size"])
+        except FileNotFoundError:
+            return None
+
     def _remove(self, patterns: Sequence[str]) -> None:
         for name in self.folder.list_names(""):
-            if any(fnmatchcase(name, pattern) for pattern in patterns) and self.folder.exists(name):
-                self.folder.fs.rm(self.folder.join(name), recursive=True)
+            if any(fnmatchcase(name, pattern) for pattern in patterns):
+                self._remove_all(self.folder.join(name))
+
+    def _remove_all(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it."""
+        if self.folder.is_local and os.path.isdir(path):
+            shutil.rmtree(path)
+            return
+        for found in self.folder.fs.find(path):
+            self.folder.fs.rm_file(found)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads(self.folder.read_bytes(name))
         except ValueError as error:
-            raise ConfigError(f"{self.folder.join(name)} is damaged; choose a new folder") from error
+            raise ConfigError(f"{self.folder.shown(name)} is damaged; choose a new folder") from error
         return content
 
 

@@ -30,7 +30,7 @@ class ExportWriter:
     """
 
     def __init__(self, folder: Folder, name: str, finished: list[ExportedFile]) -> None:
-        self._path = folder.join(name)
+        self._shown = folder.shown(name)
         self._name = name
         self._finished = finished
         self._digest = sha256()
@@ -43,7 +43,7 @@ class ExportWriter:
         try:
             self._file.file.write(data)
         except OSError as error:
-            raise output_error(self._path, error) from error
+            raise output_error(self._shown, error) from error
         self._digest.update(data)
         self._num_bytes += memoryview(data).nbytes
         return memoryview(data).nbytes
@@ -63,7 +63,7 @@ class ExportWriter:
         try:
             self._file.commit()
         except OSError as error:
-            raise output_error(self._path, error) from error
+            raise output_error(self._shown, error) from error
         self.closed = True
         self._finished.append(ExportedFile(self._name, self._num_bytes, self._digest.hexdigest()))
 
@@ -101,5 +101,5 @@ def move_in(path: Path, folder: Folder, name: str) -> ExportedFile:
         else:
             folder.fs.put_file(str(path), folder.join(name))
     except OSError as error:
-        raise output_error(folder.join(name), error) from error
+        raise output_error(folder.shown(name), error) from error
     return ExportedFile(name, num_bytes, digest.hexdigest())

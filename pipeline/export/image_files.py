@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -16,6 +17,7 @@ from facemill.transforms.ops.storage import Folder, output_error
 
 _BATCH_FILES = 256
 _BATCH_BYTES = 16 << 20
+_UPLOADS_AT_ONCE = 16
 _BUFFER_CHARACTERS = 1 << 16
 _POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 _LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in _POINTS for axis in "xy")
@@ -48,8 +50,9 @@ class ImageFiles:
             if self._is_local:
                 for path, content in self._pending.items():
                     _write_local(path, content)
-            elif self._pending:
-                self._fs.pipe(self._pending)
+            else:
+                with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+                    list(pool.map(self._fs.pipe_file, self._pending.keys(), self._pending.values()))
         except OSError as error:
             raise output_error(self._root, error) from error
         self._pending = {}

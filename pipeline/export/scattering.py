@@ -16,6 +16,7 @@ from facemill.transforms.ops.storage import output_error
 
 _MAX_BUCKETS = 128  # each takes two open files
 _MIN_BUCKET_ROWS = 4096
+_BUFFER_BYTES = 1 << 17
 _INDEX = np.dtype([("position", "<i8"), ("offset", "<i8"), ("num_bytes", "<i8")])
 _ENTRY = struct.Struct("<qqq")
 
@@ -68,7 +69,7 @@ class Buckets:
 
 class _BucketWriter:
     def __init__(self, path: Path, stack: ExitStack) -> None:
-        self._contents: BinaryIO = stack.enter_context(path.open("wb"))
+        self._contents: BinaryIO = stack.enter_context(path.open("wb", _BUFFER_BYTES))
         self._index: BinaryIO = stack.enter_context(_index_path(path).open("wb"))
         self._offset = 0
 
