@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from made_outputs import MadeFace, write_output
 
@@ -54,23 +55,22 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def selected(
-    source: Path,
-    scratch: Path,
-    *,
-    by_class: bool = False,
-    duplicates: list[dict[str, Any]] | None = None,
-    **options: Any,
-) -> Iterator[Selection]:
-    table = None if duplicates is None else ds.dataset(pa.Table.from_pylist(duplicates))
-    with select_faces(
-        open_output(Folder(str(source))),
-        ExportOptions(format="csv", **options),
-        scratch,
-        duplicates=table,
-        by_class=by_class,
-    ) as selection:
+def selected(source: Path, scratch: Path, *, by_class: bool = False, **options: Any) -> Iterator[Selection]:
+    output = open_output(Folder(str(source)))
+    with select_faces(output, ExportOptions(format="csv", **options), scratch, by_class=by_class) as selection:
         yield selection
+
+
+def with_duplicates(source: Path, groups: list[list[str]]) -> Path:
+    """The same output folder with tables of groups of images and of their faces, as in `facemill duplicates`."""
+    folder = source.with_name(f"{source.name}-{len(list(source.parent.iterdir()))}")
+    shutil.copytree(source, folder)
+    (folder / "duplicates").mkdir()
+    rows = [{"image_id": image, "group": number} for number, images in enumerate(groups) for image in images]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "duplicates" / "images.parquet")
+    faces = [{"face_id": f"{row['image_id']}#0", **row} for row in rows]
+    pq.write_table(pa.Table.from_pylist(faces), folder / "duplicates" / "faces.parquet")
+    return folder
 
 
 def images_of(rows: Iterable[Row]) -> list[str]:
@@ -205,29 +205,23 @@ def test_faces_without_a_label(source: Path, tmp_path: Path) -> None:
         pass
 
 
-def test_one_of_each_group_of_duplicates_remains(source: Path, tmp_path: Path) -> None:
-    groups = {  # one within an identity, one across two, and one whose first member is not kept
-        1: ["photos/p011/2.jpg", "photos/p011/0.jpg", "photos/p011/1.jpg"],
-        2: ["photos/p023/7.jpg", "photos/p022/3.jpg"],
-        3: ["photos/p000/rejected1.jpg", "photos/p059/4.jpg"],
-    }
-    table = [
-        {"image_id": image, "face_id": f"{image}#0", "group": group}
-        for group, images in groups.items()
-        for image in images
+@pytest.mark.parametrize("kind", ["exact", "near"])
+def test_one_of_each_group_of_duplicates_remains(kind: str, source: Path, tmp_path: Path) -> None:
+    groups = [
+        ["photos/p011/2.jpg", "photos/p011/0.jpg", "photos/p011/1.jpg"],
+        ["photos/p023/7.jpg", "photos/p022/3.jpg"],  # of two identities
+        ["photos/p000/rejected1.jpg", "photos/p059/4.jpg"],  # the first is not kept
     ]
+    with selected(with_duplicates(source, groups), tmp_path, drop_duplicates=kind) as selection:
+        left = set(images_of(selection.rows()))
+        assert selection.counts.duplicates == 3
     gone = {"photos/p011/2.jpg", "photos/p011/1.jpg", "photos/p023/7.jpg"}
-    for kind in ("exact", "near"):
-        (scratch := tmp_path / kind).mkdir()
-        with selected(source, scratch, duplicates=table, drop_duplicates=kind) as selection:
-            left = set(images_of(selection.rows()))
-            assert {face.image_id for face in LABELLED} - left == gone
-            assert selection.counts.duplicates == 3
+    assert {face.image_id for face in LABELLED} - left == gone
 
 
 def test_duplicates_do_not_count_as_images_of_an_identity(source: Path, tmp_path: Path) -> None:
-    pair = [{"image_id": f"photos/p001/{number}.jpg", "group": 1} for number in range(2)]
-    with selected(source, tmp_path, duplicates=pair, drop_duplicates="exact", min_images=2) as selection:
+    folder = with_duplicates(source, [["photos/p001/0.jpg", "photos/p001/1.jpg"]])
+    with selected(folder, tmp_path, drop_duplicates="exact", min_images=2) as selection:
         assert "p001" not in {face["label"] for *_, face in selection.rows()}
         assert selection.counts.identities_too_few == 11  # ten have one image from the start
 
@@ -243,6 +237,14 @@ def test_labels_that_some_file_systems_take_for_one_get_two_names(tmp_path: Path
     assert len({name.casefold() for name in names.values()}) == len(labels)
     assert all(name.startswith(f"{label}%~") for label, name in names.items() if label.lower() == "anna")
     assert all(name == class_name(label) for label, name in names.items() if label.lower() != "anna")
+
+
+def test_kept_faces_without_a_crop_are_refused(tmp_path: Path) -> None:
+    faces = [MadeFace("1.jpg", "a", b"x"), MadeFace("2.jpg", "a", b"x", columns={"crop": None})]
+    write_output(Folder(str(tmp_path / "out")), {"u": faces})
+    (scratch := tmp_path / "scratch").mkdir()
+    with pytest.raises(ConfigError, match="1 of 2 kept faces of .* have no crop"), selected(tmp_path / "out", scratch):
+        pass
 
 
 def test_an_empty_split_is_refused(source: Path, tmp_path: Path) -> None:
@@ -264,5 +266,5 @@ def test_a_table_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     table = tmp_path / "damaged" / "faces" / "unit-1.parquet"
     table.write_bytes(table.read_bytes()[:-200])
     (scratch := tmp_path / "scratch").mkdir()
-    with pytest.raises(OutputError, match="cannot select the faces of"), selected(tmp_path / "damaged", scratch):
+    with pytest.raises(OutputError, match=r"unit-1\.parquet is damaged"), selected(tmp_path / "damaged", scratch):
         pass

@@ -97,7 +97,7 @@ class FaceTable:
 
 
 @contextmanager
-def open_table(target: Target, split: str, place: str) -> Iterator[FaceTable]:
+def open_face_table(target: Target, split: str, place: str) -> Iterator[FaceTable]:
     """`SPLIT.csv`, which appears at the end of the block; `place` is what its first column is called."""
     with target.destination.create(f"{split}.csv") as file:
         table = FaceTable(file, place)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.export.class_map import CLASS_MAP, write_class_map
 from facemill.pipeline.export.destination import open_destination
-from facemill.pipeline.export.duplicates import open_duplicates
+from facemill.pipeline.export.duplicates import check_duplicates
 from facemill.pipeline.export.formats import FORMATS
 from facemill.pipeline.export.options import ExportOptions
 from facemill.pipeline.export.progress import track
@@ -64,12 +64,13 @@ def export(request: ExportRequest, *, out: TextIO | None = None, err: TextIO | N
         raise ConfigError(f"{options.format} has no place for faces without a label; leave --unlabelled keep out")
     output = open_output(request.source)
     _check_crops(output, options)
-    duplicates = open_duplicates(output, options.drop_duplicates)
+    if options.drop_duplicates is not None:
+        check_duplicates(output, options.drop_duplicates)
     _warn_of_pending(output, err)
     with (
         open_destination(request.destination) as destination,
         destination.scratch(request.scratch) as scratch,
-        select_faces(output, options, scratch, duplicates=duplicates, by_class=writer.is_by_class) as selection,
+        select_faces(output, options, scratch, by_class=writer.is_by_class) as selection,
     ):
         record = make_record(output, options, selection)
         earlier = destination.read_record()

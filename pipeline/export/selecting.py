@@ -9,33 +9,33 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.export.duplicates import KEYS, read_duplicates
 from facemill.pipeline.export.names import class_name, folded, marked_name
 from facemill.pipeline.export.options import ExportOptions
 from facemill.pipeline.export.selection import FACE_COLUMNS, Counts, SelectedSplit, Selection
 from facemill.pipeline.export.splitting import assign_split
 from facemill.pipeline.outputs import Output
+from facemill.transforms.ops.layout import faces_name
+from facemill.transforms.ops.table_reader import open_table
+from facemill.transforms.ops.tables import FACES_SCHEMA
 
 _MEMORY = "1GB"
 _NUM_THREADS = 4
 _BATCH_ROWS = 100_000
-_READAHEAD_FILES = 4
+_SCHEMA = pa.schema([FACES_SCHEMA.field(name) for name in (*FACE_COLUMNS, "unit", "crop", "kept")])
 _DATABASE = "selection.duckdb"
 
 
 @contextmanager
-def select_faces(
-    output: Output, options: ExportOptions, scratch: Path, *, duplicates: ds.Dataset | None, by_class: bool
-) -> Iterator[Selection]:
+def select_faces(output: Output, options: ExportOptions, scratch: Path, *, by_class: bool) -> Iterator[Selection]:
     """The faces to export, in a database in the folder `scratch`.
 
     Args:
         output: The output folder with the tables.
         options: Which faces, and how they are divided.
         scratch: An empty folder.
-        duplicates: The table of the duplicates that the options ask about.
         by_class: Put the faces in order of their classes, and at random only within these.
 
     Raises:
@@ -46,7 +46,7 @@ def select_faces(
         try:
             connection.execute(f"set memory_limit = '{_MEMORY}'")
             connection.execute(f"set threads = {_NUM_THREADS}")
-            counts = _choose(connection, output, options, duplicates)
+            counts = _choose(connection, output, options)
             splits = _divide(connection, options)
             _put_in_order(connection, by_class=by_class)
             counts.exported = _number(connection, "select count(*) from faces")
@@ -58,21 +58,21 @@ def select_faces(
         yield Selection(connection, counts, splits, digest)
 
 
-def _choose(
-    connection: duckdb.DuckDBPyConnection, output: Output, options: ExportOptions, duplicates: ds.Dataset | None
-) -> Counts:
+def _choose(connection: duckdb.DuckDBPyConnection, output: Output, options: ExportOptions) -> Counts:
     """Fill `candidates`, and take away what the options do not want, one rule after the other."""
     counts = Counts()
     _gather(connection, output, options.seed)
     counts.kept = _number(connection, "select count(*) from candidates")
     num_without = _number(connection, "select count(*) from candidates where crop is null")
     if num_without:
-        raise ConfigError(f"{num_without:,} of {counts.kept:,} kept faces of {output.folder.uri} have no crop")
+        raise ConfigError(
+            f"{num_without:,} of {counts.kept:,} kept faces of {output.folder.uri} have no crop; facemill crop makes them"
+        )
     counts.unlabelled = _leave_out_unlabelled(connection, options)
-    if duplicates is not None:
-        connection.register("duplicates", duplicates)
-        key = "image_id" if options.drop_duplicates == "exact" else "face_id"
-        counts.duplicates = _delete(connection, _DUPLICATES.format(key=key))
+    if options.drop_duplicates is not None:
+        connection.execute("create table duplicates (key varchar, number bigint)")
+        _insert(connection, "duplicates", "* from part", read_duplicates(output, options.drop_duplicates))
+        counts.duplicates = _delete(connection, _DUPLICATES.format(key=KEYS[options.drop_duplicates]))
     if options.min_images > 1:
         few = f"is_labelled and identity in ({_FEW} {options.min_images})"
         counts.identities_too_few = _number(connection, f"select count(*) from ({_FEW} {options.min_images})")
@@ -83,24 +83,27 @@ def _choose(
 
 
 def _gather(connection: duckdb.DuckDBPyConnection, output: Output, seed: int) -> None:
-    """Fill `candidates` with the kept faces.
-
-    In parts, and by the system's allocator: Arrow's own keeps what it once took, and DuckDB would take all of it.
-    """
-    made = f"""*, label is not null as is_labelled, coalesce(label, image_id) as identity,
+    """Fill `candidates` with the kept faces."""
+    made = f"""* exclude (kept), label is not null as is_labelled, coalesce(label, image_id) as identity,
         md5({seed} || '/' || face_id) as draw"""
-    scanner = output.faces().scanner(
-        columns=[*FACE_COLUMNS, "unit", "crop"],
-        filter=ds.field("kept"),
-        fragment_readahead=_READAHEAD_FILES,
-        use_threads=False,
-        memory_pool=pa.system_memory_pool(),
-    )
-    connection.register("part", scanner.projected_schema.empty_table())
+    connection.register("part", _SCHEMA.empty_table())
     connection.execute(f"create table candidates as select {made} from part")
-    for part in _in_parts(scanner.to_batches(), _BATCH_ROWS):
+    _insert(connection, "candidates", f"{made} from part where kept", _read_faces(output))
+
+
+def _read_faces(output: Output) -> Iterator[pa.RecordBatch]:
+    """The rows of all faces, file by file: Arrow's data sets take memory that grows with the number of rows."""
+    for unit in output.units:
+        with open_table(output.folder, faces_name(unit)) as faces:
+            yield from faces.iter_batches(columns=_SCHEMA.names, use_threads=False)
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, selected: str, batches: Iterable[pa.RecordBatch]
+) -> None:
+    for part in _in_parts(batches, _BATCH_ROWS):
         connection.register("part", part)
-        connection.execute(f"insert into candidates select {made} from part")
+        connection.execute(f"insert into {table} select {selected}")
         connection.unregister("part")
 
 
@@ -117,8 +120,8 @@ def _in_parts(batches: Iterable[pa.RecordBatch], num_rows: int) -> Iterator[pa.T
 
 
 _DUPLICATES = """{key} in (select {key} from (
-    select {key}, row_number() over (partition by "group" order by {key}) as place from duplicates
-    where {key} in (select {key} from candidates)) where place > 1)"""
+    select key as {key}, row_number() over (partition by number order by key) as place from duplicates
+    where key in (select {key} from candidates)) where place > 1)"""
 _FEW = "select identity from candidates where is_labelled group by identity having count(*) <"
 _DRAWN = """select rowid from (select rowid, row_number() over (partition by identity order by draw) as drawn
     from candidates where is_labelled)"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from facemill.pipeline.export.image_files import ImageFiles, open_table
+from facemill.pipeline.export.image_files import ImageFiles, open_face_table
 from facemill.pipeline.export.samples import Format, Sample, Shard, Target
 
 _FILES_IN_A_FOLDER = 1000
@@ -24,7 +24,7 @@ class Csv(Format):
     def open_shard(self, target: Target, shard: Shard) -> Iterator[Callable[[Sample], None]]:
         """All of a split."""
         files = ImageFiles(target.destination.folder)
-        with open_table(target, shard.split.name, "path") as table:
+        with open_face_table(target, shard.split.name, "path") as table:
 
             def add(sample: Sample) -> None:
                 folder = f"{shard.split.name}/{sample.number // _FILES_IN_A_FOLDER:06d}"

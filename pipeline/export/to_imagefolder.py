@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from facemill.pipeline.export.image_files import ImageFiles, open_table
+from facemill.pipeline.export.image_files import ImageFiles, open_face_table
 from facemill.pipeline.export.samples import Format, Sample, Shard, Target
 
 
@@ -27,7 +27,7 @@ class ImageFolder(Format):
     def open_shard(self, target: Target, shard: Shard) -> Iterator[Callable[[Sample], None]]:
         """All of a split."""
         files = ImageFiles(target.destination.folder)
-        with open_table(target, shard.split.name, "path") as table:
+        with open_face_table(target, shard.split.name, "path") as table:
 
             def add(sample: Sample) -> None:
                 path = f"{shard.split.name}/{sample.class_name}/{sample.key}{sample.extension}"

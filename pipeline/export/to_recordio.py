@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from PIL import Image
 
 from facemill.pipeline.export.files import ExportWriter
-from facemill.pipeline.export.image_files import open_table
+from facemill.pipeline.export.image_files import open_face_table
 from facemill.pipeline.export.samples import Format, Sample, Shard, Target
 from facemill.transforms.ops.recordio import frame_record, pack_header
 
@@ -39,7 +39,7 @@ class RecordIO(Format):
         folder = "" if split.name == "train" else f"{split.name}/"
         has_ranges = 1 + split.num_faces + split.num_classes <= _MAX_EXACT
         with (
-            open_table(target, split.name, "record") as table,
+            open_face_table(target, split.name, "record") as table,
             target.destination.create(f"{folder}train.rec") as records,
             target.destination.create(f"{folder}train.idx") as index,
             target.destination.create(f"{folder}property") as properties,
