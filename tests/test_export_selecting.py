@@ -243,7 +243,7 @@ def test_kept_faces_without_a_crop_are_refused(tmp_path: Path) -> None:
     faces = [MadeFace("1.jpg", "a", b"x"), MadeFace("2.jpg", "a", b"x", columns={"crop": None})]
     write_output(Folder(str(tmp_path / "out")), {"u": faces})
     (scratch := tmp_path / "scratch").mkdir()
-    with pytest.raises(ConfigError, match="1 of 2 kept faces of .* have no crop"), selected(tmp_path / "out", scratch):
+    with pytest.raises(ConfigError, match=r"1 of 2 kept faces of .* have no crop"), selected(tmp_path / "out", scratch):
         pass
 
 

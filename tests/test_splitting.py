@@ -208,14 +208,16 @@ class Unreadable(fsspec.AbstractFileSystem):
 
 
 @pytest.mark.usefixtures("every_shard_is_large")
-@pytest.mark.parametrize("error", [ConnectionResetError("reset"), RuntimeError("an error of the store's library")])
+@pytest.mark.parametrize("error", [PermissionError("forbidden"), RuntimeError("an error of the store's library")])
 def test_a_shard_that_cannot_be_read_now_stays_whole(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.register_implementation("unreadable", Unreadable, clobber=True)
     monkeypatch.setattr(Unreadable, "error", error)
     told: list[str] = []
     (unit,) = plan_store("unreadable://archive", told, unit_bytes=20_000)
     assert (unit.start, unit.stop, unit.num_bytes) == (0, None, 100_000)
-    assert told == ["in/a.tar", f"in/a.tar stays one unit, as it cannot be looked through: {error}"]
+    assert told[0] == "in/a.tar"
+    assert told[1].startswith("in/a.tar stays one unit, as it cannot be looked through: ")
+    assert str(error) in told[1]
 
 
 @pytest.mark.usefixtures("every_shard_is_large")

@@ -66,7 +66,8 @@ def _choose(connection: duckdb.DuckDBPyConnection, output: Output, options: Expo
     num_without = _number(connection, "select count(*) from candidates where crop is null")
     if num_without:
         raise ConfigError(
-            f"{num_without:,} of {counts.kept:,} kept faces of {output.folder.uri} have no crop; facemill crop makes them"
+            f"{num_without:,} of {counts.kept:,} kept faces of {output.folder.uri} have no crop; "
+            "facemill crop makes them"
         )
     counts.unlabelled = _leave_out_unlabelled(connection, options)
     if options.drop_duplicates is not None:
