@@ -13,12 +13,14 @@ from facemill.transforms.ops.own_templates import TemplateDefinition, check_name
 
 
 def load_templates(path: str) -> dict[str, TemplateDefinition]:
-    """The templates that a YAML file defines, by their names.
+    """The templates that a YAML file defines, by their names: at its top, or where a configuration has them.
 
     Raises:
         ConfigError: The file cannot be read, or says by name what is wrong in it.
     """
     tree = read_yaml(path)
+    if isinstance(tree, dict) and isinstance(align := tree.get("align"), dict) and "own" in align:
+        tree = align["own"]
     if not (isinstance(tree, dict) and tree and all(isinstance(name, str) for name in tree)):
         raise ConfigError(f"{path}: expected templates by their names, got {str(tree)[:100]!r}")
     try:

@@ -25,14 +25,14 @@ def test_splits(text: str, splits: list[tuple[str, float]]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "--split takes each of train, validation, test at most once, got ''"),
-        ("train=0.5,dev=0.5", "--split takes each of train, validation, test at most once"),
-        ("train=0.5,train=0.5", "--split takes each of train, validation, test at most once"),
+        ("", "--split wants NAME=SHARE with the names train, validation, test, such as train=0.9,test=0.1, got ''"),
+        ("train=0.5,dev=0.5", "--split wants NAME=SHARE with the names train, validation, test"),
+        ("train=0.5,train=0.5", "--split names train twice"),
         ("train", "--split wants name=share, such as train=0.9,test=0.1, got 'train'"),
         ("train=most", "--split wants name=share"),
-        ("train=0.9,test=0", r"a share of --split must lie in \(0, 1\], got 0 in"),
-        ("train=1.2,test=-0.2", r"a share of --split must lie in \(0, 1\], got 1.2"),
-        ("train=nan", r"a share of --split must lie in \(0, 1\], got nan"),
+        ("train=0.9,test=0", r"a share of --split must lie in \(0, 1\], such as 0.8 for 80 %, got 0 in"),
+        ("train=1.2,test=-0.2", r"a share of --split must lie in \(0, 1\], such as 0.8 for 80 %, got 1.2"),
+        ("train=nan", r"a share of --split must lie in \(0, 1\], such as 0.8 for 80 %, got nan"),
         ("train=0.8,test=0.1", "the shares of --split must add up to 1, got 0.9"),
     ],
 )

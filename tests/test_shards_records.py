@@ -76,8 +76,9 @@ def test_the_image_is_found_by_name_and_by_content(example: dict[str, FeatureVal
         ({"label": [0.25]}, "0.25"),
         ({"label": "Ann Lee, é".encode()}, "Ann Lee, é"),
         ({"label": b"\xff"}, "\\xff"),
-        ({"image/class/label": [3], "label": [4], "image/class/text": b"ann"}, "3"),
-        ({"image/class/label": [], "image/class/text": b"ann"}, "ann"),
+        ({"image/class/label": [3], "label": [4], "image/class/text": b"ann"}, "ann"),
+        ({"image/class/label": [3], "label": [4]}, "3"),
+        ({"image/class/label": [3], "image/class/text": []}, "3"),
     ],
 )
 def test_the_label_is_found_by_name(example: dict[str, FeatureValues], label: str | None) -> None:

@@ -379,6 +379,14 @@ class TestOwn:
             ("loose", "square", (224, 224)),
         ]
 
+    def test_a_configuration_holds_templates_as_well(self, tmp_path: Path) -> None:
+        own = "tall: {kind: square, size: 64}"
+        (tmp_path / "alone.yaml").write_text(own)
+        (tmp_path / "config.yaml").write_text(f"align:\n  template: tall\n  own:\n    {own}\n")
+        templates = load_templates(str(tmp_path / "config.yaml"))
+        assert templates.keys() == {"tall"}
+        assert templates == load_templates(str(tmp_path / "alone.yaml"))
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [

@@ -306,3 +306,29 @@ def test_the_default_keeps_frontal_faces_and_drops_profiles(shared_data: Path) -
     assert np.sum(labels == "frontal") == 210
     assert kept[labels == "frontal"].mean() > 0.95
     assert kept[np.isin(labels, ["left_profile", "right_profile"])].mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("keep", "keep_among", "reasons"),
+    [
+        ("largest", "passing", ("yaw", "", "not_selected")),
+        ("largest", "found", ("yaw", "not_selected", "not_selected")),
+        ("best", "found", ("yaw", "not_selected", "")),
+        ("center", "found", ("yaw", "not_selected", "")),
+        ("all", "found", ("yaw", "", "")),
+    ],
+)
+def test_where_the_subject_fails_a_bystander_may_take_its_place_or_not(
+    keep: Any, keep_among: Any, reasons: tuple[str, ...]
+) -> None:
+    subject = {"box": (0, 0, 60, 60), "angles": (40, 0, 0), "score": 0.95}
+    bystander = {"box": (150, 0, 190, 40), "score": 0.96}
+    small = {"box": (90, 40, 110, 60), "score": 0.97}
+    options = JudgeOptions(keep=keep, keep_among=keep_among)
+    assert judge(options, subject, bystander, small) == reasons
+
+
+def test_what_has_no_score_is_no_subject() -> None:
+    blob = {"box": (0, 0, 90, 90), "score": 0.2}
+    options = JudgeOptions(keep="largest", keep_among="found", min_score=0.5)
+    assert judge(options, blob, {}) == ("score", "")

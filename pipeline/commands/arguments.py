@@ -11,16 +11,18 @@ EXIT_DONE, EXIT_LOST, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 GOES_ON = "; what was committed is valid, and the same command goes on from there"
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, *, example: str = "detect.min_face_size_px=40") -> None:
     """`--config` and `--set`."""
-    parser.add_argument("--config", metavar="NAME|FILE", help="a preset's name or a YAML file")
+    parser.add_argument(
+        "--config", metavar="NAME|FILE", help="a preset (default, recognition, annotation) or a YAML file"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         dest="settings",
         metavar="KEY=VALUE",
-        help="e.g. detect.min_face_size_px=40",
+        help=f"e.g. {example}",
     )
 
 

@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
     )
     filter_.add_argument("tables", metavar="OUT", help="the earlier output folder, local or any fsspec URL")
     filter_.add_argument("--output", required=True, metavar="NEW", help="a new output folder, local or any fsspec URL")
-    add_config(filter_)
+    add_config(filter_, example="judge.min_sharpness=0.9")
     filter_.add_argument(
         "--workers", type=positive, default=num_cores(), metavar="N", help="threads (default: %(default)s)"
     )

@@ -66,8 +66,13 @@ def parse_splits(text: str) -> tuple[Split, ...]:
     shares: dict[str, float] = {}
     for part in text.split(","):
         name, _, share = part.strip().partition("=")
-        if name not in SPLIT_NAMES or name in shares:
-            raise ConfigError(f"--split takes each of {', '.join(SPLIT_NAMES)} at most once, got {text!r}")
+        if name not in SPLIT_NAMES:
+            known = ", ".join(SPLIT_NAMES)
+            raise ConfigError(
+                f"--split wants NAME=SHARE with the names {known}, such as train=0.9,test=0.1, got {text!r}"
+            )
+        if name in shares:
+            raise ConfigError(f"--split names {name} twice, in {text!r}")
         shares[name] = _parse_share(share, text)
     if abs(sum(shares.values()) - 1) > _SUM_TOLERANCE:
         raise ConfigError(f"the shares of --split must add up to 1, got {sum(shares.values()):g} in {text!r}")
@@ -80,5 +85,5 @@ def _parse_share(share: str, text: str) -> float:
     except ValueError as error:
         raise ConfigError(f"--split wants name=share, such as train=0.9,test=0.1, got {text!r}") from error
     if not 0 < value <= 1:
-        raise ConfigError(f"a share of --split must lie in (0, 1], got {share} in {text!r}")
+        raise ConfigError(f"a share of --split must lie in (0, 1], such as 0.8 for 80 %, got {share} in {text!r}")
     return value

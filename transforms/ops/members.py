@@ -18,7 +18,7 @@ SIDECAR_EXTENSIONS = frozenset((
     ".sha256", ".sqlite", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 ))
 # fmt: on
-_JUNK_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"})
+_JUNK_NAMES = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "_run.lock"})
 
 
 class ShardRange(NamedTuple):

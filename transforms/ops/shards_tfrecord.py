@@ -23,7 +23,7 @@ from facemill.transforms.ops.tf_example import example_features, feature_values
 from facemill.transforms.ops.tfrecord import iterate_records, record_offsets
 
 _IMAGE_FEATURES = ("image/encoded", "image_raw", *IMAGE_COLUMNS)
-_LABEL_FEATURES = ("image/class/label", "label", "image/class/text", "class", "identity")
+_LABEL_FEATURES = ("image/class/text", "image/class/label", "label", "class", "identity")
 _NAME_FEATURES = ("image/filename", "image/source_id", *NAME_COLUMNS)
 _MAX_NAME_CHARS = 1000
 _ADVICE = "; name one with --set read.image_column=NAME"

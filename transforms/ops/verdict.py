@@ -13,6 +13,7 @@ from facemill.transforms.ops.quality import QUALITY_COLUMNS
 from facemill.transforms.ops.records import Faces
 
 Keep = Literal["all", "largest", "center", "best"]
+KeepAmong = Literal["passing", "found"]
 VerdictReason = Literal[
     "score",
     "outside",
@@ -69,8 +70,9 @@ class JudgeOptions:
 
     Angles are limits of the absolute value in degrees; 180 is no limit. The limits from `max_crop_out` on are of the
     column that they name, and off at the end of their range. `keep` is all of them, the one with the largest box, the
-    one whose box is centred nearest to the middle of the image, or the one with the best score. ConfigError where a
-    value is impossible.
+    one whose box is centred nearest to the middle of the image, or the one with the best score; `keep_among` says
+    whether it is chosen of the faces that meet all limits, or of all that are found with the score, so that no other
+    face takes the place of one that fails. ConfigError where a value is impossible.
 
     The default is a filter for frontal faces. On the 900 MTFL photographs that are not tight crops it keeps 95 % of the
     faces labelled frontal, 26 % of those turned to a side and none of the profiles. Roll is free because alignment
@@ -92,6 +94,7 @@ class JudgeOptions:
     max_eye_occlusion: float = 1.0
     max_mouth_occlusion: float = 1.0
     keep: Keep = "all"
+    keep_among: KeepAmong = "passing"
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
@@ -100,8 +103,9 @@ class JudgeOptions:
             if not (is_number and low <= value <= high and math.isfinite(value)):
                 interval = f"[{low}, {high}]" if math.isfinite(high) else f"[{low}, inf)"
                 raise ConfigError(f"{name} must lie in {interval}, got {value!r}")
-        if self.keep not in get_args(Keep):
-            raise ConfigError(f"keep must be one of {', '.join(get_args(Keep))}, got {self.keep!r}")
+        for name, choices in (("keep", get_args(Keep)), ("keep_among", get_args(KeepAmong))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
 
 def judge_faces(
@@ -137,9 +141,9 @@ def judge_faces(
         "roll": within_deg[:, 2],
         **_good_enough(faces, options),
     }
-    candidates = np.flatnonzero(np.all(list(passed.values()), axis=0))
     if options.keep != "all":
-        candidates = _select(candidates, _preference(faces, image_wh, options.keep), image_index)
+        is_candidate = passed["score"] if options.keep_among == "found" else np.all(list(passed.values()), axis=0)
+        candidates = _select(np.flatnonzero(is_candidate), _preference(faces, image_wh, options.keep), image_index)
         passed["not_selected"] = np.isin(np.arange(len(faces)), candidates)
     reasons = (*passed, "")
     failed = np.array([~column for column in passed.values()] + [np.ones(len(faces), dtype=bool)])
