@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from facemill.models.errors import ConfigError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.crop import crop_config
+from facemill.pipeline.filter import filter_output
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.run import RunRequest, RunResult, run
 from facemill.transforms.ops.layout import marker_name
@@ -126,6 +128,36 @@ def test_units_that_are_committed_later_are_done_by_the_same_command(tmp_path: P
     whole = crop(tmp_path / "out", tmp_path / "again")
     assert 0 < partly.account.num_units < whole.account.num_units
     assert read_crops(tmp_path / "again") == read_crops(tmp_path / "out")
+
+
+def test_units_that_the_tables_did_again_are_done_again(tmp_path: Path) -> None:
+    photos = write_loose(tmp_path / "photos", archive(5))
+    lost = photos / "person_1" / "0001.jpg"
+    content = lost.read_bytes()
+    lost.write_bytes(b"")
+    config = load_config(None, ["run.unit_files=3"])
+    request = RunRequest(inputs=[str(photos)], output=Folder(str(tmp_path / "out")), config=config)
+    run(request)
+    filtered = Folder(str(tmp_path / "out")), Folder(str(tmp_path / "new"))
+    filter_output(*filtered, out=io.StringIO())
+    before = crop(tmp_path / "new", tmp_path / "again").account
+    untouched = {path: path.stat().st_mtime_ns for path in (tmp_path / "again" / "_units").iterdir()}
+    lost.write_bytes(content)
+    run(replace(request, retry_failed=True))
+    err = io.StringIO()
+    filter_output(*filtered, out=io.StringIO(), err=err)
+    assert f"1 units were done again in {tmp_path / 'out'}, and are done again here" in err.getvalue()
+    folder, new = filtered[1], Folder(str(tmp_path / "again"))
+    err = io.StringIO()
+    after = run(RunRequest(inputs=(), tables=folder, output=new, config=crop_config(folder)), err=err).account
+    assert f"1 units were done again in {tmp_path / 'new'}, and are done again here" in err.getvalue()
+    assert after.num_kept == before.num_kept + 1
+    assert read_crops(tmp_path / "again") == read_crops(tmp_path / "out")
+    assert read_table(tmp_path / "again", "images") == read_table(tmp_path / "out", "images")
+    assert sum(path.stat().st_mtime_ns != time for path, time in untouched.items()) == 1
+    err = io.StringIO()
+    run(RunRequest(inputs=(), tables=folder, output=new, config=crop_config(folder)), err=err)
+    assert "0 to do" in err.getvalue() and "done again" not in err.getvalue()
 
 
 def test_other_crops_of_the_same_faces(found: Path, tmp_path: Path) -> None:
