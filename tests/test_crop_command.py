@@ -96,6 +96,19 @@ def test_a_file_that_is_another_now_fails_and_says_so(tmp_path: Path) -> None:
     assert result.account.num_kept == result.account.num_crops == 1
 
 
+def test_what_has_come_back_is_done_when_asked(tmp_path: Path) -> None:
+    loose = write_loose(tmp_path / "photos", archive(3))
+    run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "out")), config=load_config(None, [])))
+    (loose / "person_2/0002.jpg").rename(tmp_path / "away.jpg")
+    assert crop(tmp_path / "out", tmp_path / "again").account.failure_reasons["read_error"] == 1
+    (tmp_path / "away.jpg").rename(loose / "person_2/0002.jpg")
+    command = [sys.executable, "-m", "facemill.pipeline.cli", "crop", "out", "--output", "again", "--workers", "1"]
+    for arguments, is_back in (([], False), (["--retry-failed"], True)):
+        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (read_crops(tmp_path / "again") == read_crops(tmp_path / "out")) == is_back
+
+
 def test_a_shard_whose_members_have_moved_fails_and_says_so(tmp_path: Path) -> None:
     files = archive(3)
     shard = write_tar(tmp_path / "photos" / "a.tar", files)
