@@ -15,7 +15,14 @@ from facemill.models.errors import ConfigError
 from facemill.pipeline.config import Config, first_difference, lay_over
 from facemill.pipeline.lock import hold_lock
 from facemill.pipeline.manifest import Manifest, check_same_result, read_manifest
-from facemill.pipeline.output_folder import check_apart, check_output, check_whole, make_output, sweep_output
+from facemill.pipeline.output_folder import (
+    check_apart,
+    check_output,
+    check_whole,
+    forget_changed,
+    make_output,
+    sweep_output,
+)
 from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import Plan, append_units, read_plan
 from facemill.pipeline.prepare import unplanned_units
@@ -101,13 +108,15 @@ def filter_output(
         manifest = _manifest(earlier, config, output)
         plan = _plan(earlier, manifest, output, committed, err)
         sweep_output(output, config.align.templates)
+        committed -= forget_changed(output, tables, committed, err)
         pending = [name for name, _ in plan.pending(committed)]
         try:
             _filter_units(earlier.folder, output, pending, config, num_workers, err)
         finally:
             sweep_output(output, config.align.templates)
         done = frozenset(plan.names)
-        result = FilterResult(take_account(tables, plan, done), take_account(output, plan, done))
+        before = take_account(tables, plan, done & frozenset(earlier.units))
+        result = FilterResult(before, take_account(output, plan, done))
         crops_from = "" if result.num_without_crop else _home_of_crops(earlier).absolute().uri
         replace(manifest, crops_from=crops_from).write(output)
     out.write(format_change(result.before, result.after) + "\n")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TextIO
 
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.plan import Plan
-from facemill.pipeline.summary import read_summaries
+from facemill.pipeline.summary import committed_units, read_summaries
+from facemill.transforms.ops.committing import digest_marker
 from facemill.transforms.ops.credentials import check_no_password, redact
 from facemill.transforms.ops.drivers import store_of
 from facemill.transforms.ops.layout import (
@@ -107,3 +109,16 @@ def forget_failed(output: Folder, committed: frozenset[str]) -> frozenset[str]:
     for unit in failed:
         output.remove(marker_name(unit))
     return failed
+
+
+def forget_changed(output: Folder, tables: Folder, committed: frozenset[str], err: TextIO) -> frozenset[str]:
+    """Take back the commit of units that `tables` has done again since; returns their names, and tells `err`."""
+    units = sorted(committed & committed_units(tables))
+    markers = tables.read_many([marker_name(unit) for unit in units])
+    digests = {unit: digest_marker(content) for unit, content in zip(units, markers.values(), strict=True)}
+    changed = frozenset(s.unit for s in read_summaries(output, units) if s.source_digest != digests[s.unit])
+    for unit in changed:
+        output.remove(marker_name(unit))
+    if changed:
+        err.write(f"{len(changed):,} units were done again in {tables.uri}, and are done again here\n")
+    return changed

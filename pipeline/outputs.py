@@ -95,6 +95,15 @@ class Output:
         kept = self._crop_names(unit)
         return (crop for crop in crops if crop[0] in kept)
 
+    def check_crops(self, template: str | None = None) -> None:
+        """Make sure, without reading any, that `crops` can be asked for this template.
+
+        Raises:
+            ConfigError: There is no such template, several to choose from, or faces without a crop.
+        """
+        _ = self.crops_folder
+        self._crops_subfolder(template)
+
     def _crop_names(self, unit: str) -> frozenset[str]:
         with open_table(self.folder, faces_name(unit)) as faces:
             return frozenset(faces.read(["crop"])["crop"].drop_null().to_pylist())

@@ -15,7 +15,14 @@ from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing, list_inputs
 from facemill.pipeline.local import LocalOutcome, run_local
 from facemill.pipeline.lock import hold_lock
-from facemill.pipeline.output_folder import check_apart, check_output, forget_failed, make_output, sweep_output
+from facemill.pipeline.output_folder import (
+    check_apart,
+    check_output,
+    forget_changed,
+    forget_failed,
+    make_output,
+    sweep_output,
+)
 from facemill.pipeline.plan import Plan
 from facemill.pipeline.prepare import prepare
 from facemill.pipeline.progress import Progress
@@ -83,6 +90,8 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         sweep_output(request.output, request.config.align.templates)
         if request.retry_failed:
             committed -= forget_failed(request.output, committed)
+        if request.tables is not None:
+            committed -= forget_changed(request.output, request.tables, committed, err)
         pending = plan.pending(committed)
         roots = _needed_roots(job, plan, pending)
         if request.runner is not None:

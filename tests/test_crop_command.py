@@ -7,21 +7,30 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
+import cv2
 import numpy as np
 import pytest
-from pictures import archive, read_crops, read_table, write_loose, write_parquet, write_tar, write_zip
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from pictures import archive, portrait, read_crops, read_table, write_loose, write_parquet, write_tar, write_zip
 from PIL import Image
+from web import web_server
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.crop import crop_config
+from facemill.pipeline.filter import filter_output
+from facemill.pipeline.graph import process_units
+from facemill.pipeline.job import Job
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.run import RunRequest, RunResult, run
 from facemill.transforms.ops.layout import marker_name
 from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.units import Unit
 
 NUM_PORTRAITS = 8
 
@@ -87,6 +96,19 @@ def test_a_file_that_is_another_now_fails_and_says_so(tmp_path: Path) -> None:
     assert result.account.num_kept == result.account.num_crops == 1
 
 
+def test_what_has_come_back_is_done_when_asked(tmp_path: Path) -> None:
+    loose = write_loose(tmp_path / "photos", archive(3))
+    run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "out")), config=load_config(None, [])))
+    (loose / "person_2/0002.jpg").rename(tmp_path / "away.jpg")
+    assert crop(tmp_path / "out", tmp_path / "again").account.failure_reasons["read_error"] == 1
+    (tmp_path / "away.jpg").rename(loose / "person_2/0002.jpg")
+    command = [sys.executable, "-m", "facemill.pipeline.cli", "crop", "out", "--output", "again", "--workers", "1"]
+    for arguments, is_back in (([], False), (["--retry-failed"], True)):
+        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (read_crops(tmp_path / "again") == read_crops(tmp_path / "out")) == is_back
+
+
 def test_a_shard_whose_members_have_moved_fails_and_says_so(tmp_path: Path) -> None:
     files = archive(3)
     shard = write_tar(tmp_path / "photos" / "a.tar", files)
@@ -126,6 +148,91 @@ def test_units_that_are_committed_later_are_done_by_the_same_command(tmp_path: P
     whole = crop(tmp_path / "out", tmp_path / "again")
     assert 0 < partly.account.num_units < whole.account.num_units
     assert read_crops(tmp_path / "again") == read_crops(tmp_path / "out")
+
+
+def test_units_that_the_tables_did_again_are_done_again(tmp_path: Path) -> None:
+    photos = write_loose(tmp_path / "photos", archive(5))
+    lost = photos / "person_1" / "0001.jpg"
+    content = lost.read_bytes()
+    lost.write_bytes(b"")
+    config = load_config(None, ["run.unit_files=3"])
+    request = RunRequest(inputs=[str(photos)], output=Folder(str(tmp_path / "out")), config=config)
+    run(request)
+    filtered = Folder(str(tmp_path / "out")), Folder(str(tmp_path / "new"))
+    filter_output(*filtered, out=io.StringIO())
+    before = crop(tmp_path / "new", tmp_path / "again").account
+    untouched = {path: path.stat().st_mtime_ns for path in (tmp_path / "again" / "_units").iterdir()}
+    lost.write_bytes(content)
+    run(replace(request, retry_failed=True))
+    err = io.StringIO()
+    filter_output(*filtered, out=io.StringIO(), err=err)
+    assert f"1 units were done again in {tmp_path / 'out'}, and are done again here" in err.getvalue()
+    folder, new = filtered[1], Folder(str(tmp_path / "again"))
+    err = io.StringIO()
+    after = run(RunRequest(inputs=(), tables=folder, output=new, config=crop_config(folder)), err=err).account
+    assert f"1 units were done again in {tmp_path / 'new'}, and are done again here" in err.getvalue()
+    assert after.num_kept == before.num_kept + 1
+    assert read_crops(tmp_path / "again") == read_crops(tmp_path / "out")
+    assert read_table(tmp_path / "again", "images") == read_table(tmp_path / "out", "images")
+    assert sum(path.stat().st_mtime_ns != time for path, time in untouched.items()) == 1
+    err = io.StringIO()
+    run(RunRequest(inputs=(), tables=folder, output=new, config=crop_config(folder)), err=err)
+    assert "0 to do" in err.getvalue() and "done again" not in err.getvalue()
+
+
+def test_only_urls_with_a_kept_face_are_fetched(tmp_path: Path) -> None:
+    files = archive(3)
+    photos = write_loose(tmp_path / "photos", files)
+    with web_server(photos) as base:
+        lines = [f"{base}/{name}\n" for name in sorted(files)]
+        lists = write_loose(tmp_path / "lists", {"a.urls": "".join(lines).encode()})
+        run(RunRequest(inputs=[str(lists)], output=Folder(str(tmp_path / "out")), config=load_config()))
+        rows = read_table(tmp_path / "out", "images")
+        unneeded = [row for row in rows if not row["num_kept"]]
+        assert len(unneeded) == len(rows) - 3 > 0
+        for row in unneeded:
+            (photos / row["image_id"].split(f"{base}/")[1]).unlink()
+        (photos / "person_1" / "0001.jpg").unlink()
+        result = crop(tmp_path / "out", tmp_path / "again")
+    assert result.account.statuses["ok"] == 2
+    again = read_table(tmp_path / "again", "images")
+    changed = [(before, now) for before, now in zip(rows, again, strict=True) if before != now]
+    assert [now["message"] for _, now in changed] == ["HTTP status 404 Not Found"]
+    assert len(read_crops(tmp_path / "again")) == 2
+
+
+def process_videos(job: Job, skip: tuple[int, ...]) -> None:
+    """The graph on a unit of two videos, of which the frames in `skip` killed the worker before."""
+    unit = Unit("unit-000000", "videos", ("in/1.avi", "in/2.avi"), (1, 1), 2)
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        process_units(pipeline | beam.Create([unit]), job=job, quarantined={unit.name: skip})
+
+
+def test_videos_that_were_left_in_their_midst(tmp_path: Path) -> None:
+    frames = [np.asarray(Image.open(io.BytesIO(portrait(number))).convert("RGB")) for number in range(3)]
+    for name in ("1.avi", "2.avi"):
+        path, size_wh = str(tmp_path / name), frames[0].shape[1::-1]
+        writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"FFV1"), 1, size_wh)
+        for pixels in frames:
+            writer.write(pixels[..., ::-1])
+        writer.release()
+    out, again, killed = (Folder(str(tmp_path / name)) for name in ("out", "again", "killed"))
+    job = Job(load_config(None, ["detect.accelerator=cpu"]), {"in": Folder(str(tmp_path))}, out)
+    process_videos(job, skip=(2,))
+    rows = read_table(tmp_path / "out", "images")
+    assert [row["num_kept"] for row in rows] == [0, 1, 1, 1, 1, 1], "the deadly frame has the name of its video"
+    process_videos(replace(job, output=again, tables=out), skip=())
+    assert read_table(tmp_path / "again", "images") == rows
+    assert read_crops(tmp_path / "again") == read_crops(tmp_path / "out")
+    process_videos(replace(job, output=killed, tables=out), skip=(0,))
+    left = {row["image_id"]: row for row in read_table(tmp_path / "killed", "images")}
+    whole = [row for row in rows if "2.avi" in row["image_id"]]
+    assert [left[row["image_id"]] for row in whole] == whole
+    assert [row["message"] for row in left.values() if row not in whole] == [
+        rows[0]["message"],
+        "the worker process died on this image, again and again",
+        "the worker process died on a frame before this one, again and again",
+    ]
 
 
 def test_other_crops_of_the_same_faces(found: Path, tmp_path: Path) -> None:

@@ -15,12 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from exported import load
 from pictures import archive, astronaut, jpeg, read_crops, read_table, write_loose, write_tar
 from PIL import Image
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.crop import crop_config
+from facemill.pipeline.export.job import ExportRequest, export
+from facemill.pipeline.export.options import ExportOptions
 from facemill.pipeline.filter import FilterResult, filter_output
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.run import RunRequest, RunResult, run
@@ -124,6 +127,28 @@ def test_crops_of_fewer_faces_are_those_of_the_earlier_output(found: Path, tmp_p
     crops = dict(crop for unit in output.units for crop in output.crops(unit))
     assert crops.keys() == {row["crop"] for row in read_table(tmp_path / "new", "faces") if row["kept"]}
     assert crops.items() < read_crops(found / "out").items()
+
+
+def test_a_filtered_output_is_exported_and_cropped(found: Path, tmp_path: Path) -> None:
+    result = refilter(found / "out", tmp_path / "new", *STRICTER)
+    crops, kept = read_crops(found / "out"), [row for row in read_table(tmp_path / "new", "faces") if row["kept"]]
+    tables = Folder(str(tmp_path / "new"))
+    options = ExportOptions(format="csv", unlabelled="keep")
+    export(ExportRequest(source=tables, destination=Folder(str(tmp_path / "set")), options=options), out=io.StringIO())
+    exported = {face.face_id: face.content for face in load(tmp_path / "set", "csv", "train")}
+    assert len(exported) == result.after.num_kept > 0
+    assert exported == {row["face_id"]: crops[row["crop"]] for row in kept}
+    made = run(RunRequest(inputs=(), tables=tables, output=Folder(str(tmp_path / "crops")), config=crop_config(tables)))
+    assert made.is_complete
+    assert read_crops(tmp_path / "crops") == {row["crop"]: crops[row["crop"]] for row in kept}
+
+
+def test_faces_without_a_crop_are_no_export(found: Path, tmp_path: Path) -> None:
+    refilter(found / "out", tmp_path / "new", "judge.max_pitch_deg=180")
+    request = ExportRequest(Folder(str(tmp_path / "new")), Folder(str(tmp_path / "set")), ExportOptions(format="csv"))
+    with pytest.raises(ConfigError, match=r"kept faces without a crop; facemill crop .* makes them"):
+        export(request)
+    assert not (tmp_path / "set").exists()
 
 
 def test_crops_of_more_faces_have_to_be_made(found: Path, tmp_path: Path) -> None:

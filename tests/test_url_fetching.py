@@ -373,6 +373,15 @@ def test_a_unit_reads_lines_of_a_list(rule: LabelRule, labels: list[str | None],
     assert [record.index for record in found] == [0, 1, 2]
 
 
+def test_only_what_is_asked_for_is_fetched(server: str, tmp_path: Path) -> None:
+    text = "# a comment\n" + "".join(f"{server}/ok/0/{number}\n" for number in range(10, 22))
+    (tmp_path / "a.urls").write_text(text)
+    unit = Unit("unit-000000", "urls", ("in/a.urls",), (len(text),), len(text))
+    found = list(read_unit(unit, {"in": Folder(str(tmp_path))}, ReadOptions(), only={11, 2}))
+    assert [(record.index, record.image_id.rsplit("/", 1)[-1]) for record in found] == [(2, "12"), (11, "21")]
+    assert Handler.asked == {"/ok/0/12": 1, "/ok/0/21": 1}
+
+
 def test_a_list_without_bytes_gets_one_row(tmp_path: Path) -> None:
     (record,) = records(tmp_path, "")
     assert (record.image_id, record.failure and record.failure.reason) == ("in/ann/photos.urls", "empty")

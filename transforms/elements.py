@@ -33,11 +33,12 @@ class Batch(Element):
 
 @dataclass(frozen=True, slots=True)
 class EndOfUnit(Element):
-    """Comes after the last batch of a unit and says how many images there were."""
+    """Comes after the last batch of a unit and says how many images there were, and of which marker their faces are."""
 
     unit: str
     num_images: int
     started_at: float  # time.time() when reading began
+    source_digest: str = ""  # of the marker in the earlier output; empty where faces are found anew
 
 
 class ElementCoder(beam.coders.Coder):

@@ -10,6 +10,7 @@ import apache_beam as beam
 
 from facemill.transforms.elements import Batch, Element, EndOfUnit
 from facemill.transforms.ops import heartbeat
+from facemill.transforms.ops.committing import digest_marker, read_marker
 from facemill.transforms.ops.layout import marker_name
 from facemill.transforms.ops.reading import InputRoots, ReadOptions, read_unit
 from facemill.transforms.ops.recalling import recall_unit
@@ -70,11 +71,13 @@ class _ReadFn(beam.DoFn):
     def _read(self, unit: Unit) -> Iterator[Element]:
         heartbeat.begin_unit()
         started_at = time.time()
+        # Before the tables: if they are written anew meanwhile, the marker that then comes is another one.
+        source_digest = digest_marker(read_marker(self._tables, unit.name)) if self._tables is not None else ""
         num_images = 0
         for records in _batched(self._records(unit), self._batch_bytes):
             num_images += len(records)
             yield Batch(unit.name, records)
-        yield EndOfUnit(unit.name, num_images, started_at)
+        yield EndOfUnit(unit.name, num_images, started_at, source_digest)
 
     def _records(self, unit: Unit) -> Iterator[ImageRecord]:
         skip = frozenset(self._quarantined.get(unit.name, ()))

@@ -77,7 +77,7 @@ class _WriteFn(beam.DoFn):
         writer = self._open_unit(end.unit)
         del self._open[end.unit]
         try:
-            return writer.commit(num_images=end.num_images, started_at=end.started_at)
+            return writer.commit(num_images=end.num_images, started_at=end.started_at, source_digest=end.source_digest)
         except BaseException:
             writer.discard()
             raise

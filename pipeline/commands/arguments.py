@@ -31,6 +31,13 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage-options", type=mapping, default={}, metavar="JSON", help="for fsspec, such as keys")
 
 
+def add_retry_failed(parser: argparse.ArgumentParser) -> None:
+    """`--retry-failed`."""
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="do units with empty files, read or internal errors again"
+    )
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """`--workers` and the options of Beam's runners."""
     parser.add_argument(

@@ -11,6 +11,7 @@ from facemill.pipeline.commands.arguments import (
     EXIT_LOST,
     GOES_ON,
     add_config,
+    add_retry_failed,
     add_storage_options,
     add_workers,
 )
@@ -39,9 +40,7 @@ def add_parser(commands: Any) -> None:
     run.add_argument("--output", required=True, metavar="URI", help="the output folder, local or any fsspec URL")
     add_config(run)
     run.add_argument("--faces", metavar="URI", help="a Parquet table of known faces, instead of detecting")
-    run.add_argument(
-        "--retry-failed", action="store_true", help="do units with empty files, read or internal errors again"
-    )
+    add_retry_failed(run)
     add_storage_options(run)
     add_workers(run)
     run.set_defaults(command=_run, advice=GOES_ON)

@@ -88,7 +88,7 @@ def export(request: ExportRequest, *, out: TextIO | None = None, err: TextIO | N
 def _check_crops(output: Output, options: ExportOptions) -> None:
     if output.store == "none":
         raise ConfigError(f"{output.folder.uri} holds tables alone, as write.crops is none; an export needs crops")
-    output.crops("", options.template)  # refuses a template that is not there; nothing is read yet
+    output.check_crops(options.template)
 
 
 def _warn_of_pending(output: Output, err: TextIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ _GROUP_ROWS = 4096
 
 @dataclass
 class UnitSummary:
-    """What a commit marker says."""
+    """What a commit marker says; `source_digest` is of the marker in the earlier output that the unit is made from."""
 
     unit: str
     fingerprint: str
@@ -47,6 +48,7 @@ class UnitSummary:
     statuses: dict[str, int] = field(default_factory=dict)
     failure_reasons: dict[str, int] = field(default_factory=dict)
     rejection_reasons: dict[str, int] = field(default_factory=dict)
+    source_digest: str = ""
 
     def to_json(self) -> bytes:
         """The marker's content."""
@@ -59,6 +61,23 @@ class UnitSummary:
             return cls(**json.loads(content))
         except (ValueError, TypeError) as error:
             raise OutputError(f"a commit marker is damaged ({error}); remove it to have its unit done again") from error
+
+
+def read_marker(output: Folder, unit: str) -> bytes:
+    """The content of a commit marker.
+
+    Raises:
+        OutputError: There is none.
+    """
+    try:
+        return output.read_bytes(marker_name(unit))
+    except FileNotFoundError as error:
+        raise OutputError(f"{unit} is not committed in {output.uri}; finish the run that made it first") from error
+
+
+def digest_marker(content: bytes) -> str:
+    """The SHA-256 of a marker: another one once its unit was done again, as it says how long that took."""
+    return hashlib.sha256(content).hexdigest()
 
 
 class UnitWriter:
@@ -115,13 +134,14 @@ class UnitWriter:
         self._count(record)
         heartbeat.count_image(num_bytes=record.num_bytes, num_kept=num_kept(record), failed=record.failure is not None)
 
-    def commit(self, *, num_images: int, started_at: float) -> UnitSummary:
+    def commit(self, *, num_images: int, started_at: float, source_digest: str = "") -> UnitSummary:
         """Check that all `num_images` arrived in order and that the counts balance, then commit.
 
         Raises:
             OutputError: Also if something is missing or there twice.
         """
         self._check(num_images)
+        self._summary.source_digest = source_digest
         self._summary.seconds = round(time.time() - started_at, 3)
         with self._writing():
             for part in self._parts:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from facemill.models.errors import OutputError
 from facemill.transforms.ops.alignment import NO_CROP
-from facemill.transforms.ops.committing import UnitSummary
+from facemill.transforms.ops.committing import UnitSummary, digest_marker, read_marker
 from facemill.transforms.ops.cutting import place_face
 from facemill.transforms.ops.layout import faces_name, images_name, marker_name
 from facemill.transforms.ops.records import Faces
@@ -51,7 +51,8 @@ def filter_unit(
         OutputError: The tables are missing or damaged, or the output cannot be written.
     """
     started_at = time.time()
-    summary = UnitSummary.from_json(tables.read_bytes(marker_name(unit)))
+    marker = read_marker(tables, unit)  # before the tables: if they are written anew meanwhile, it is another one
+    summary = UnitSummary.from_json(marker)
     with ExitStack() as stack:
         images = stack.enter_context(open_table(tables, images_name(unit)))
         faces = stack.enter_context(open_table(tables, faces_name(unit)))
@@ -77,6 +78,7 @@ def filter_unit(
         seconds=round(time.time() - started_at, 3),
         statuses=statuses,
         rejection_reasons=reasons,
+        source_digest=digest_marker(marker),
     )
     output.write_bytes(marker_name(unit), summary.to_json())
     return summary

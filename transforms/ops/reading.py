@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -97,7 +98,13 @@ def printable(name: str) -> str:
 
 
 def read_unit(
-    unit: Unit, roots: InputRoots, options: ReadOptions, *, skip: Collection[int] = ()
+    unit: Unit,
+    roots: InputRoots,
+    options: ReadOptions,
+    *,
+    skip: Collection[int] = (),
+    only: Collection[int] | None = None,
+    first_index: int = 0,
 ) -> Iterator[ImageRecord]:
     """The inputs of a unit in their order, one record each, streamed.
 
@@ -106,23 +113,33 @@ def read_unit(
         roots: The input roots by name.
         options: Labels, limits and columns.
         skip: Positions whose input gets a failed row unseen, because it killed the process before.
+        only: Of a list of URLs, the positions of those that are fetched, or None for all; the others have no record.
+        first_index: Of a run of videos that is part of a unit, the position of its first frame.
 
     Raises:
         OSError: The store could not be reached; a file that is missing or forbidden is a failed row instead.
     """
-    for index, (source, member) in enumerate(_members(unit, roots, options, skip)):
+    positions = itertools.count(first_index) if only is None else iter(sorted(only))
+    members = _members(unit, roots, options, skip=skip, only=only, first_index=first_index)
+    for index, (source, member) in zip(positions, members, strict=False):
         record = _record(index, printable(source), member, _label(unit.kind, source, member, options.label))
         yield replace(record, data=None, failure=record.failure or DEADLY) if index in skip else record
 
 
 def _members(
-    unit: Unit, roots: InputRoots, options: ReadOptions, skip: Collection[int]
+    unit: Unit,
+    roots: InputRoots,
+    options: ReadOptions,
+    *,
+    skip: Collection[int],
+    only: Collection[int] | None,
+    first_index: int,
 ) -> Iterator[tuple[str, Member]]:
     if unit.kind == "files":
         return _loose_files(unit, roots, options)
     if unit.kind == "videos":
-        return _frames(unit, roots, options, skip)
-    return _shard_members(unit, roots, options)
+        return _frames(unit, roots, options, skip, first_index)
+    return _shard_members(unit, roots, options, only)
 
 
 def _record(index: int, source: str, member: Member, label: str | None) -> ImageRecord:
@@ -181,9 +198,10 @@ def _describe(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def _frames(unit: Unit, roots: InputRoots, options: ReadOptions, skip: Collection[int]) -> Iterator[tuple[str, Member]]:
-    """The frames of one video after the other; one whose frame is in `skip` is left there."""
-    index = 0
+def _frames(
+    unit: Unit, roots: InputRoots, options: ReadOptions, skip: Collection[int], index: int
+) -> Iterator[tuple[str, Member]]:
+    """The frames of one video after the other, the first at `index`; one whose frame is in `skip` is left there."""
     for source in unit.sources:
         root, path = split_source(source)
         label = folder_label(printable(path))
@@ -215,13 +233,15 @@ def _watched(frames: Iterator[Member], index: int, skip: Collection[int]) -> Ite
     )
 
 
-def _shard_members(unit: Unit, roots: InputRoots, options: ReadOptions) -> Iterator[tuple[str, Member]]:
+def _shard_members(
+    unit: Unit, roots: InputRoots, options: ReadOptions, only: Collection[int] | None
+) -> Iterator[tuple[str, Member]]:
     source = unit.sources[0]
     root, path = split_source(source)
     folder = roots[root]
     try:
         with folder.fs.open(folder.join(path), "rb", block_size=_BLOCK_BYTES) as file:
-            for member in _members_of(file, unit, folder, options):
+            for member in _members_of(file, unit, folder, options, only):
                 yield source, member
     except OSError as error:
         if not is_about_one_file(error, folder):
@@ -229,10 +249,12 @@ def _shard_members(unit: Unit, roots: InputRoots, options: ReadOptions) -> Itera
         yield source, failed_member("", "read_error", _describe(error))
 
 
-def _members_of(file: BinaryIO, unit: Unit, folder: Folder, options: ReadOptions) -> Iterator[Member]:
+def _members_of(
+    file: BinaryIO, unit: Unit, folder: Folder, options: ReadOptions, only: Collection[int] | None
+) -> Iterator[Member]:
     assert unit.kind != "files" and unit.kind != "videos"
     if unit.kind == "urls":
-        return _fetched(file, unit, folder, options)
+        return _fetched(file, unit, folder, options, only)
     return iterate_members(
         file,
         unit.kind,
@@ -245,8 +267,10 @@ def _members_of(file: BinaryIO, unit: Unit, folder: Folder, options: ReadOptions
     )
 
 
-def _fetched(file: BinaryIO, unit: Unit, folder: Folder, options: ReadOptions) -> Iterator[Member]:
-    """What the URLs of a list in `folder` lead to."""
+def _fetched(
+    file: BinaryIO, unit: Unit, folder: Folder, options: ReadOptions, only: Collection[int] | None
+) -> Iterator[Member]:
+    """What the URLs of a list in `folder` lead to, or those at the positions `only`."""
     lines = iterate_lines(
         file,
         delimiter=delimiter_of(unit.sources[0]),
@@ -256,6 +280,7 @@ def _fetched(file: BinaryIO, unit: Unit, folder: Folder, options: ReadOptions) -
         stop=unit.stop,
     )
     try:
-        yield from fetch_members(lines, folder, options.limits)
+        wanted = lines if only is None else (line for index, line in enumerate(lines) if index in only)
+        yield from fetch_members(wanted, folder, options.limits)
     except BadInputError as error:
         yield failed_shard(error)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from facemill.models.errors import OutputError
 from facemill.transforms.ops.layout import faces_name, images_name
-from facemill.transforms.ops.reading import DEADLY, InputRoots, ReadOptions, read_unit
+from facemill.transforms.ops.reading import DEADLY, InputRoots, ReadOptions, printable, read_unit
 from facemill.transforms.ops.records import Failure, ImageRecord
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.table_reader import open_table
@@ -24,6 +24,7 @@ from facemill.transforms.ops.units import Unit
 
 Row = dict[str, Any]
 _BATCH_ROWS = 256
+_LEFT = Failure("internal_error", "the worker process died on a frame before this one, again and again")
 _CHANGED = Failure("read_error", "the archive has changed since its faces were found: another member is in this place")
 
 
@@ -49,8 +50,13 @@ def recall_unit(
         images = stack.enter_context(open_table(tables, images_name(unit.name)))
         faces = stack.enter_context(open_table(tables, faces_name(unit.name)))
         try:
-            num_kept = images.read(["num_kept"])["num_kept"].to_numpy()
-            files = _read_files(unit, sorted({*np.flatnonzero(num_kept).tolist()} - {*skip}), roots, options)
+            columns = images.read(["num_kept", "source"])
+            files: Iterator[ImageRecord | Failure]
+            wanted = sorted({*np.flatnonzero(columns["num_kept"].to_numpy()).tolist()} - {*skip})
+            if unit.kind == "videos":
+                files = _read_frames(unit, wanted, columns["source"].to_pylist(), roots, options, frozenset(skip))
+            else:
+                files = _read_files(unit, wanted, roots, options)
             faces_of = itertools.groupby(_rows(faces), key=itemgetter("image_id"))
             for index, row in enumerate(_rows(images)):
                 rows = list(next(faces_of)[1]) if row["num_faces"] else []
@@ -74,8 +80,33 @@ def _read_files(unit: Unit, positions: list[int], roots: InputRoots, options: Re
         yield from read_unit(replace(unit, sources=tuple(sources), sizes=tuple(sizes)), roots, options)
     elif positions:
         wanted = frozenset(positions)
-        through = itertools.islice(read_unit(unit, roots, options), positions[-1] + 1)
-        yield from (record for record in through if record.index in wanted)
+        records = read_unit(unit, roots, options, only=wanted if unit.kind == "urls" else None)
+        yield from (record for record in itertools.islice(records, positions[-1] + 1) if record.index in wanted)
+
+
+def _read_frames(
+    unit: Unit,
+    positions: list[int],
+    sources: list[str],
+    roots: InputRoots,
+    options: ReadOptions,
+    skip: frozenset[int],
+) -> Iterator[ImageRecord | Failure]:
+    """The frames at these positions, or why there are none; no video is decoded beyond the last of its own.
+
+    Each video is read by itself: one that is left in its midst, now or when the tables were made, has fewer frames.
+    """
+    planned = {printable(video): (video, size) for video, size in zip(unit.sources, unit.sizes, strict=True)}
+    wanted = frozenset(positions)
+    for source, rows in itertools.groupby(range(len(sources)), key=sources.__getitem__):
+        indices = list(rows)
+        video, size = planned[source]
+        part = replace(unit, sources=(video,), sizes=(size,))
+        frames = read_unit(part, roots, options, skip=skip, first_index=indices[0])
+        missing = _LEFT if not skip.isdisjoint(indices) else _CHANGED
+        for position in indices:
+            if position in wanted:
+                yield next((frame for frame in frames if frame.index == position), missing)
 
 
 def _size(unit: Unit, index: int) -> int:
