@@ -177,6 +177,23 @@ def test_a_filter_of_a_filter(found: Path, tmp_path: Path) -> None:
     assert again.after.num_kept == again.num_without_crop > 0, "a table forgets the crops of faces that it rejects"
 
 
+def test_an_output_between_two_filters_may_be_gone_but_not_that_with_the_crops(found: Path, tmp_path: Path) -> None:
+    shutil.copytree(found / "out", tmp_path / "out")
+    refilter(tmp_path / "out", tmp_path / "first", MEDIUM)
+    refilter(tmp_path / "first", tmp_path / "second", MEDIUM)
+    shutil.rmtree(tmp_path / "first")
+    refilter(tmp_path / "second", tmp_path / "third", *STRICTER)
+    third = open_output(Folder(str(tmp_path / "third")))
+    assert third.manifest.crops_from == str((tmp_path / "out").absolute())
+    shutil.rmtree(tmp_path / "out")
+    out, err = io.StringIO(), io.StringIO()
+    result = filter_output(Folder(str(tmp_path / "third")), Folder(str(tmp_path / "fourth")), out=out, err=err)
+    assert result.after.num_kept == result.before.num_kept > 0
+    assert err.getvalue().startswith(f"warning: the crops are out of reach: {tmp_path / 'out'} is no output folder")
+    assert "crops: those of the kept faces were not found; facemill crop" in out.getvalue()
+    assert open_output(Folder(str(tmp_path / "fourth"))).manifest.crops_from == ""
+
+
 def test_it_goes_on_where_it_was_interrupted(found: Path, tmp_path: Path) -> None:
     refilter(found / "out", tmp_path / "new", *STRICTER)
     whole = contents(tmp_path / "new")
