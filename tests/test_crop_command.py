@@ -251,7 +251,7 @@ def test_several_templates_from_one_decoded_image(found: Path, tmp_path: Path) -
     own = tmp_path / "mine.yaml"
     own.write_text("mine: {size: [60, 50], points: [[20, 20], [40, 20], [30, 28], [22, 36], [38, 36]]}\n")
     result = crop(found / "out", tmp_path / "many", templates=("arcface112", "ffhq256", str(own)))
-    assert result.account.num_crops == 3 * result.account.num_kept > 0
+    assert result.account.num_crops == result.account.num_kept > 0
     several = open_output(Folder(str(tmp_path / "many")))
     cut = {
         name: dict(crop for unit in several.units for crop in several.crops(unit, name)) for name in several.templates

@@ -242,6 +242,7 @@ def test_a_face_must_have_a_crop_in_each_template(tmp_path: Path) -> None:
     np.testing.assert_equal(judged, expected)  # NaN, which `crop_out` is of such a box, is equal to NaN
     result = refilter(tmp_path / "fresh", tmp_path / "again")
     assert (result.num_without_crop, result.after.rejection_reasons) == (0, {"no_crop": 2})
+    assert result.before == result.after
     output = open_output(Folder(str(tmp_path / "again")))
     assert len(list(output.crops(output.units[0], "square256"))) == 1
 

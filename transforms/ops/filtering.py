@@ -37,7 +37,7 @@ def filter_unit(
     templates: Sequence[Template],
     fingerprint: str,
 ) -> UnitSummary:
-    """Write the tables of a unit with new verdicts, and its commit marker last; `num_crops` is of those in `tables`.
+    """Write the tables of a unit with new verdicts, and its commit marker last.
 
     Args:
         tables: The output folder that holds the unit.
