@@ -290,8 +290,17 @@ def test_folders_that_cannot_be_are_refused(found: Path, tmp_path: Path) -> None
         refilter(found / "out", tmp_path / "out", MEDIUM)
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
-def test_damaged_tables_are_told(damage: str, found: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("missing", "is missing, though its unit was committed"),
+        ("cut", "is damaged"),
+        ("other", "the tables are damaged"),
+        ("bare", "is damaged: its metadata do not say what made it"),
+        ("marker", "cannot be judged anew in .*: Is a directory"),
+    ],
+)
+def test_damaged_tables_are_told(damage: str, message: str, found: Path, tmp_path: Path) -> None:
     shutil.copytree(found / "out", tmp_path / "out")
     first, *_ = open_output(Folder(str(tmp_path / "out"))).units
     table = tmp_path / "out" / faces_name(first)
@@ -299,10 +308,16 @@ def test_damaged_tables_are_told(damage: str, found: Path, tmp_path: Path) -> No
         table.unlink()
     elif damage == "cut":
         table.write_bytes(table.read_bytes()[:-200])
+    elif damage == "bare":
+        pq.write_table(pq.read_table(table).replace_schema_metadata(None), table)
+    elif damage == "marker":
+        marker = tmp_path / "out" / marker_name(first)
+        marker.unlink()
+        marker.mkdir()
     else:
         rows = pq.read_table(table)
         pq.write_table(pa.concat_tables([rows, rows.slice(0, 1)]), table)
-    with pytest.raises(OutputError, match="missing" if damage == "missing" else "damaged"):
+    with pytest.raises(OutputError, match=message):
         refilter(tmp_path / "out", tmp_path / "new")
     assert first not in open_output(Folder(str(tmp_path / "new"))).units
     assert not list((tmp_path / "new").rglob("*.tmp"))
