@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TextIO
 
-from tqdm import tqdm
-
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.config import Config, first_difference, lay_over
+from facemill.pipeline.export.progress import track
 from facemill.pipeline.lock import hold_lock
 from facemill.pipeline.manifest import Manifest, check_same_result, read_manifest
 from facemill.pipeline.output_folder import (
@@ -160,13 +159,10 @@ def _filter_units(
     def work(unit: str) -> None:
         filter_unit(tables, output, unit, options=config.judge, templates=templates, fingerprint=config.fingerprint)
 
-    with (
-        tqdm(total=len(units), unit="unit", file=err, disable=None) as bar,  # None: where err is no terminal
-        ThreadPoolExecutor(num_workers) as threads,
-    ):
-        for some in _batched(units, _UNITS_AT_ONCE * num_workers):
-            for _ in threads.map(work, some):
-                bar.update()
+    with ThreadPoolExecutor(num_workers) as threads:
+        done = (none for some in _batched(units, _UNITS_AT_ONCE * num_workers) for none in threads.map(work, some))
+        for _ in track(done, len(units), "judging", err, unit="units"):
+            pass
 
 
 def _batched(units: Iterable[str], count: int) -> Iterator[list[str]]:

@@ -22,6 +22,7 @@ from PIL import Image
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.crop import crop_config
+from facemill.pipeline.export import progress
 from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions
 from facemill.pipeline.filter import FilterResult, filter_output
@@ -363,6 +364,17 @@ def store() -> Iterator[str]:
     fs = fsspec.filesystem("memory")
     yield "memory://filtering"
     fs.rm("/filtering", recursive=True)
+
+
+def test_progress_is_told_where_stderr_is_no_terminal(
+    found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    err = io.StringIO()
+    result = filter_output(Folder(str(found / "out")), Folder(str(tmp_path / "new")), out=io.StringIO(), err=err)
+    assert (
+        err.getvalue().splitlines()[-1] == f"judging 100%, {result.after.num_units} of {result.after.num_units} units"
+    )
 
 
 def test_on_an_object_store(found: Path, store: str, tmp_path: Path) -> None:
