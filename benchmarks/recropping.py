@@ -51,7 +51,7 @@ def _measure_round(shards: Path, templates: Sequence[str]) -> tuple[Cost, Cost, 
         command = [*FACEMILL, "crop", str(found), "--output", str(cut), "--workers", "1", "--template", *templates]
         crop = measure(command)
         markers = [json.loads(path.read_bytes()) for path in (cut / "_units").glob("*.json")]
-    return run, crop, sum(marker["num_crops"] for marker in markers)
+    return run, crop, sum(marker["num_crops"] for marker in markers) * len(templates)
 
 
 def _report(

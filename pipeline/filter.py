@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TextIO
 
-from tqdm import tqdm
-
-from facemill.models.errors import ConfigError
+from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.config import Config, first_difference, lay_over
+from facemill.pipeline.export.progress import track
 from facemill.pipeline.lock import hold_lock
 from facemill.pipeline.manifest import Manifest, check_same_result, read_manifest
 from facemill.pipeline.output_folder import (
@@ -102,6 +101,7 @@ def filter_output(
     if not earlier.units:
         raise ConfigError(f"{tables.uri} holds no committed unit yet; finish that run first")
     config = filter_config(earlier, source=source, settings=settings)
+    home = _home_of_crops(earlier, err)
     make_output(output)
     with hold_lock(output):
         committed = committed_units(output)
@@ -117,7 +117,7 @@ def filter_output(
         done = frozenset(plan.names)
         before = take_account(tables, plan, done & frozenset(earlier.units))
         result = FilterResult(before, take_account(output, plan, done))
-        crops_from = "" if result.num_without_crop else _home_of_crops(earlier).absolute().uri
+        crops_from = "" if result.num_without_crop else home
         replace(manifest, crops_from=crops_from).write(output)
     out.write(format_change(result.before, result.after) + "\n")
     out.write(_tell_crops(result, crops_from, output) + "\n")
@@ -159,13 +159,10 @@ def _filter_units(
     def work(unit: str) -> None:
         filter_unit(tables, output, unit, options=config.judge, templates=templates, fingerprint=config.fingerprint)
 
-    with (
-        tqdm(total=len(units), unit="unit", file=err, disable=None) as bar,  # None: where err is no terminal
-        ThreadPoolExecutor(num_workers) as threads,
-    ):
-        for some in _batched(units, _UNITS_AT_ONCE * num_workers):
-            for _ in threads.map(work, some):
-                bar.update()
+    with ThreadPoolExecutor(num_workers) as threads:
+        done = (none for some in _batched(units, _UNITS_AT_ONCE * num_workers) for none in threads.map(work, some))
+        for _ in track(done, len(units), "judging", err, unit="units"):
+            pass
 
 
 def _batched(units: Iterable[str], count: int) -> Iterator[list[str]]:
@@ -174,16 +171,23 @@ def _batched(units: Iterable[str], count: int) -> Iterator[list[str]]:
         yield some
 
 
-def _home_of_crops(tables: Output) -> Folder:
-    """The folder whose crops the tables name: where the first of several filters began."""
-    while tables.manifest.filtered:
-        tables = open_output(Folder(tables.manifest.filtered, tables.folder.storage_options))
-    return tables.folder
+def _home_of_crops(tables: Output, err: TextIO) -> str:
+    """The folder whose crops the tables name: where the first of several filters began; empty if it is gone."""
+    try:
+        while tables.manifest.filtered:
+            nearer = tables.manifest.crops_from or tables.manifest.filtered
+            tables = open_output(Folder(nearer, tables.folder.storage_options))
+    except (ConfigError, DamagedOutputError) as error:
+        err.write(f"warning: the crops are out of reach: {error}\n")
+        return ""
+    return tables.folder.absolute().uri
 
 
 def _tell_crops(result: FilterResult, crops_from: str, output: Folder) -> str:
     if crops_from:
         return f"crops: of all kept faces in {crops_from}"
+    if not result.num_without_crop:
+        return f"crops: those of the kept faces were not found; facemill crop {output.uri} --output URI makes them"
     return (
         f"crops: {result.num_without_crop:,} of {result.after.num_kept:,} kept faces have none; "
         f"facemill crop {output.uri} --output URI makes them"

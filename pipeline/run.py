@@ -81,7 +81,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     request = replace(request, config=_settle(request))
     listings = _list_all(request)
     if request.runner is not None:  # before anything is written
-        folders = [request.output, *(listing.root for listing in listings)]
+        folders = [request.output, *(listing.root for listing in listings), *filter(None, [request.tables])]
         check_reachable(request.runner, request.beam_arguments, folders)
     make_output(request.output)
     with hold_lock(request.output):
@@ -108,7 +108,8 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         check_tables(request.output, committed, request.config.write.crops, request.config.align.templates)
         account = take_account(request.output, plan, committed)
     if request.detach and pending:
-        again = f"when it has ended, facemill run --output {request.output.uri} counts them and does what is left"
+        command = f"facemill crop {request.tables.uri}" if request.tables is not None else "facemill run"
+        again = f"when it has ended, {command} --output {request.output.uri} counts them and does what is left"
         out.write(f"{len(pending):,} units are left to the job; {again}\n")
         return RunResult(account, outcome, is_detached=True)
     out.write(

@@ -251,7 +251,7 @@ def test_several_templates_from_one_decoded_image(found: Path, tmp_path: Path) -
     own = tmp_path / "mine.yaml"
     own.write_text("mine: {size: [60, 50], points: [[20, 20], [40, 20], [30, 28], [22, 36], [38, 36]]}\n")
     result = crop(found / "out", tmp_path / "many", templates=("arcface112", "ffhq256", str(own)))
-    assert result.account.num_crops == 3 * result.account.num_kept > 0
+    assert result.account.num_crops == result.account.num_kept > 0
     several = open_output(Folder(str(tmp_path / "many")))
     cut = {
         name: dict(crop for unit in several.units for crop in several.crops(unit, name)) for name in several.templates
@@ -332,6 +332,40 @@ def test_an_archive_that_was_moved(tmp_path: Path) -> None:
     (tmp_path / "again" / marker_name("unit-000000")).unlink()
     assert crop(tmp_path / "out", tmp_path / "again").is_complete
     assert read_crops(tmp_path / "again") == read_crops(tmp_path / "out")
+
+
+def test_a_job_that_is_left_to_itself_is_gone_on_with_by_the_same_command(
+    found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facemill.pipeline.run.run_remote", lambda *_, **__: None)  # as there is no cluster here
+    out = io.StringIO()
+    tables, output = Folder(str(found / "out")), Folder(str(tmp_path / "again"))
+    request = RunRequest(
+        inputs=(),
+        tables=tables,
+        output=output,
+        config=crop_config(tables, settings=["detect.accelerator=cpu"]),
+        runner="PortableRunner",
+        beam_arguments=["--job_endpoint=localhost:1"],
+        detach=True,
+    )
+    assert run(request, out=out).is_detached
+    assert f"facemill crop {found / 'out'} --output {tmp_path / 'again'} counts them" in out.getvalue()
+
+
+def test_tables_that_a_cluster_cannot_reach_are_refused_before_anything_is_written(found: Path) -> None:
+    tables, output = Folder(str(found / "out")), Folder("memory://unreachable-tables")
+    options = [
+        "--project=archive",
+        "--region=europe-west4",
+        "--temp_location=gs://bucket/temp",
+        "--sdk_container_image=x",
+    ]
+    config = crop_config(tables, settings=["detect.accelerator=cpu"])
+    request = RunRequest((), output, config, tables=tables, runner="DataflowRunner", beam_arguments=options)
+    with pytest.raises(ConfigError, match=f"Dataflow's machines cannot reach .*{found.name}/out"):
+        run(request)
+    assert not output.exists("manifest.json")
 
 
 def test_an_output_without_a_unit_is_refused(tmp_path: Path, found: Path) -> None:

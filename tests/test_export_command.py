@@ -304,8 +304,13 @@ def test_progress_is_plain_lines_where_stderr_is_no_terminal(
 
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
     err = io.StringIO()
-    assert list(progress.track(range(600), 600, "writing", err)) == list(range(600))
-    assert err.getvalue().splitlines() == ["writing  43%, 256 of 600 faces", "writing  85%, 512 of 600 faces"]
+    assert list(progress.track(range(2), 2, "writing", err)) == [0, 1]
+    assert list(progress.track([7], 1, "judging", err, unit="units")) == [7]
+    assert err.getvalue().splitlines() == [
+        "writing  50%, 1 of 2 faces",
+        "writing 100%, 2 of 2 faces",
+        "judging 100%, 1 of 1 units",
+    ]
 
 
 def test_progress_is_a_bar_on_a_terminal() -> None:

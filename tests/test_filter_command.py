@@ -22,6 +22,7 @@ from PIL import Image
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.crop import crop_config
+from facemill.pipeline.export import progress
 from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions
 from facemill.pipeline.filter import FilterResult, filter_output
@@ -177,6 +178,23 @@ def test_a_filter_of_a_filter(found: Path, tmp_path: Path) -> None:
     assert again.after.num_kept == again.num_without_crop > 0, "a table forgets the crops of faces that it rejects"
 
 
+def test_an_output_between_two_filters_may_be_gone_but_not_that_with_the_crops(found: Path, tmp_path: Path) -> None:
+    shutil.copytree(found / "out", tmp_path / "out")
+    refilter(tmp_path / "out", tmp_path / "first", MEDIUM)
+    refilter(tmp_path / "first", tmp_path / "second", MEDIUM)
+    shutil.rmtree(tmp_path / "first")
+    refilter(tmp_path / "second", tmp_path / "third", *STRICTER)
+    third = open_output(Folder(str(tmp_path / "third")))
+    assert third.manifest.crops_from == str((tmp_path / "out").absolute())
+    shutil.rmtree(tmp_path / "out")
+    out, err = io.StringIO(), io.StringIO()
+    result = filter_output(Folder(str(tmp_path / "third")), Folder(str(tmp_path / "fourth")), out=out, err=err)
+    assert result.after.num_kept == result.before.num_kept > 0
+    assert err.getvalue().startswith(f"warning: the crops are out of reach: {tmp_path / 'out'} is no output folder")
+    assert "crops: those of the kept faces were not found; facemill crop" in out.getvalue()
+    assert open_output(Folder(str(tmp_path / "fourth"))).manifest.crops_from == ""
+
+
 def test_it_goes_on_where_it_was_interrupted(found: Path, tmp_path: Path) -> None:
     refilter(found / "out", tmp_path / "new", *STRICTER)
     whole = contents(tmp_path / "new")
@@ -225,6 +243,7 @@ def test_a_face_must_have_a_crop_in_each_template(tmp_path: Path) -> None:
     np.testing.assert_equal(judged, expected)  # NaN, which `crop_out` is of such a box, is equal to NaN
     result = refilter(tmp_path / "fresh", tmp_path / "again")
     assert (result.num_without_crop, result.after.rejection_reasons) == (0, {"no_crop": 2})
+    assert result.before == result.after
     output = open_output(Folder(str(tmp_path / "again")))
     assert len(list(output.crops(output.units[0], "square256"))) == 1
 
@@ -272,8 +291,17 @@ def test_folders_that_cannot_be_are_refused(found: Path, tmp_path: Path) -> None
         refilter(found / "out", tmp_path / "out", MEDIUM)
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
-def test_damaged_tables_are_told(damage: str, found: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("missing", "is missing, though its unit was committed"),
+        ("cut", "is damaged"),
+        ("other", "the tables are damaged"),
+        ("bare", "is damaged: its metadata do not say what made it"),
+        ("marker", "cannot be judged anew in .*: Is a directory"),
+    ],
+)
+def test_damaged_tables_are_told(damage: str, message: str, found: Path, tmp_path: Path) -> None:
     shutil.copytree(found / "out", tmp_path / "out")
     first, *_ = open_output(Folder(str(tmp_path / "out"))).units
     table = tmp_path / "out" / faces_name(first)
@@ -281,10 +309,16 @@ def test_damaged_tables_are_told(damage: str, found: Path, tmp_path: Path) -> No
         table.unlink()
     elif damage == "cut":
         table.write_bytes(table.read_bytes()[:-200])
+    elif damage == "bare":
+        pq.write_table(pq.read_table(table).replace_schema_metadata(None), table)
+    elif damage == "marker":
+        marker = tmp_path / "out" / marker_name(first)
+        marker.unlink()
+        marker.mkdir()
     else:
         rows = pq.read_table(table)
         pq.write_table(pa.concat_tables([rows, rows.slice(0, 1)]), table)
-    with pytest.raises(OutputError, match="missing" if damage == "missing" else "damaged"):
+    with pytest.raises(OutputError, match=message):
         refilter(tmp_path / "out", tmp_path / "new")
     assert first not in open_output(Folder(str(tmp_path / "new"))).units
     assert not list((tmp_path / "new").rglob("*.tmp"))
@@ -330,6 +364,17 @@ def store() -> Iterator[str]:
     fs = fsspec.filesystem("memory")
     yield "memory://filtering"
     fs.rm("/filtering", recursive=True)
+
+
+def test_progress_is_told_where_stderr_is_no_terminal(
+    found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    err = io.StringIO()
+    result = filter_output(Folder(str(found / "out")), Folder(str(tmp_path / "new")), out=io.StringIO(), err=err)
+    assert (
+        err.getvalue().splitlines()[-1] == f"judging 100%, {result.after.num_units} of {result.after.num_units} units"
+    )
 
 
 def test_on_an_object_store(found: Path, store: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Progress of an export: a bar on a terminal, plain lines elsewhere."""
+"""Progress of an export or a filter: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _BAR = "{desc} {percentage:3.0f}% {n_fmt} of {total_fmt}, {rate_fmt}, {remaining
 Item = TypeVar("Item")
 
 
-def track(items: Iterable[Item], total: int, what: str, stream: TextIO) -> Iterator[Item]:
+def track(items: Iterable[Item], total: int, what: str, stream: TextIO, *, unit: str = "faces") -> Iterator[Item]:
     """The items, while `stream` says how many of `total` have passed."""
     if stream.isatty():
-        yield from tqdm(items, total=total, desc=what, file=stream, bar_format=_BAR, unit=" faces", unit_scale=True)
+        yield from tqdm(items, total=total, desc=what, file=stream, bar_format=_BAR, unit=f" {unit}", unit_scale=True)
         return
     said_at = time.monotonic()
     for number, item in enumerate(items, start=1):
         yield item
-        if number % 256 == 0 and time.monotonic() - said_at >= _LINE_SECONDS:
+        if time.monotonic() - said_at >= _LINE_SECONDS:
             said_at = time.monotonic()
-            stream.write(f"{what} {number / total:4.0%}, {number:,} of {total:,} faces\n")
+            stream.write(f"{what} {number / total:4.0%}, {number:,} of {total:,} {unit}\n")
             stream.flush()

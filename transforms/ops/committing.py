@@ -34,7 +34,11 @@ _GROUP_ROWS = 4096
 
 @dataclass
 class UnitSummary:
-    """What a commit marker says; `source_digest` is of the marker in the earlier output that the unit is made from."""
+    """What a commit marker says.
+
+    `num_crops` counts faces that have a crop, in however many templates; `source_digest` is of the marker in the
+    earlier output that the unit is made from.
+    """
 
     unit: str
     fingerprint: str
@@ -97,6 +101,7 @@ class UnitWriter:
         self._options = options
         self._summary = UnitSummary(unit, fingerprint)
         self._is_in_order = True
+        self._num_files = 0  # of crops in all templates
         self._parts: list[CropWriter | TableWriter] = []
         try:
             self._crops = [self._open_crops(folder) for folder in template_folders(templates)]
@@ -166,7 +171,8 @@ class UnitWriter:
             if contents is not None and name is not None:
                 for writer, content in zip(self._crops, contents, strict=True):
                     writer.add(name, content, record.label)
-                self._summary.num_crops += len(contents)
+                self._summary.num_crops += 1
+                self._num_files += len(contents)
             names.append(name)
         return tuple(names)
 
@@ -192,9 +198,9 @@ class UnitWriter:
                 f"unit {self._unit} does not balance: {num_images} images were read, {summary.num_images} arrived at "
                 "the writer, or in another order. The runner must keep the steps between read and write together"
             )
-        if self._options.crops != "none" and summary.num_crops != summary.num_kept * len(self._crops):
+        if self._options.crops != "none" and self._num_files != summary.num_kept * len(self._crops):
             raise OutputError(
-                f"unit {self._unit} does not balance: {summary.num_kept} faces kept, {summary.num_crops} crops in "
+                f"unit {self._unit} does not balance: {summary.num_kept} faces kept, {self._num_files} crops in "
                 f"{len(self._crops)} templates"
             )
 

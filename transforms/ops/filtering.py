@@ -37,7 +37,7 @@ def filter_unit(
     templates: Sequence[Template],
     fingerprint: str,
 ) -> UnitSummary:
-    """Write the tables of a unit with new verdicts, and its commit marker last; `num_crops` is of those in `tables`.
+    """Write the tables of a unit with new verdicts, and its commit marker last.
 
     Args:
         tables: The output folder that holds the unit.
@@ -51,12 +51,12 @@ def filter_unit(
         OutputError: The tables are missing or damaged, or the output cannot be written.
     """
     started_at = time.time()
-    marker = read_marker(tables, unit)  # before the tables: if they are written anew meanwhile, it is another one
-    summary = UnitSummary.from_json(marker)
-    with ExitStack() as stack:
-        images = stack.enter_context(open_table(tables, images_name(unit)))
-        faces = stack.enter_context(open_table(tables, faces_name(unit)))
-        try:
+    try:
+        marker = read_marker(tables, unit)  # before the tables: if they are written anew meanwhile, it is another one
+        summary = UnitSummary.from_json(marker)
+        with ExitStack() as stack:
+            images = stack.enter_context(open_table(tables, images_name(unit)))
+            faces = stack.enter_context(open_table(tables, faces_name(unit)))
             new_faces = _like(faces, FACES_SCHEMA, output, faces_name(unit), fingerprint)
             stack.callback(new_faces.discard)
             new_images = _like(images, IMAGES_SCHEMA, output, images_name(unit), fingerprint)
@@ -65,11 +65,11 @@ def filter_unit(
             statuses = _count(images, new_images, num_kept)
             new_faces.commit()
             new_images.commit()
-        except pa.ArrowException as error:
-            raise OutputError(f"the tables of {unit} in {tables.uri} are damaged: {error}") from error
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise OutputError(f"{unit} of {tables.uri} cannot be judged anew in {output.uri}: {why}") from error
+    except pa.ArrowException as error:
+        raise OutputError(f"the tables of {unit} in {tables.uri} are damaged: {error}") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OutputError(f"{unit} of {tables.uri} cannot be judged anew in {output.uri}: {why}") from error
     summary = replace(
         summary,
         fingerprint=fingerprint,
@@ -86,8 +86,11 @@ def filter_unit(
 
 def _like(table: pq.ParquetFile, schema: pa.Schema, output: Folder, name: str, fingerprint: str) -> TableWriter:
     """A writer for a table of the same making, but for the configuration."""
-    made_by = {**json.loads(table.schema_arrow.metadata[b"facemill"]), "fingerprint": fingerprint}
-    metadata = {"facemill": json.dumps(made_by)}
+    try:
+        made_by = json.loads((table.schema_arrow.metadata or {})[b"facemill"])
+    except (KeyError, ValueError) as error:
+        raise OutputError(f"the table {name} is damaged: its metadata do not say what made it") from error
+    metadata = {"facemill": json.dumps({**made_by, "fingerprint": fingerprint})}
     return TableWriter(output, name, schema, group_rows=0, compression="zstd", metadata=metadata)
 
 
