@@ -88,7 +88,8 @@ def export(request: ExportRequest, *, out: TextIO | None = None, err: TextIO | N
 def _check_crops(output: Output, options: ExportOptions) -> None:
     if output.store == "none":
         raise ConfigError(f"{output.folder.uri} holds tables alone, as write.crops is none; an export needs crops")
-    output.crops("", options.template)  # refuses a template that is not there; nothing is read yet
+    if output.units:
+        output.crops(output.units[0], options.template)  # refuses a template that is not there; reads no crop yet
 
 
 def _warn_of_pending(output: Output, err: TextIO) -> None:
