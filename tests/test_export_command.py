@@ -181,6 +181,19 @@ def test_one_of_several_templates_is_named(tmp_path: Path) -> None:
         in_process(tmp_path / "out", Folder(str(tmp_path / "set")), template="arcface112")
 
 
+def test_tables_whose_crops_lie_in_another_folder(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "out", tmp_path / "strict", ignore=shutil.ignore_patterns("crops"))
+    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    made = {**manifest, "filtered": str(folder / "out"), "crops_from": str(folder / "out")}  # as facemill filter says
+    (tmp_path / "strict" / "manifest.json").write_text(json.dumps(made))
+    in_process(tmp_path / "strict", Folder(str(tmp_path / "set")))
+    assert {face.face_id: face.content for face in load(tmp_path / "set", "csv", "train")} == CONTENTS
+
+    (tmp_path / "strict" / "manifest.json").write_text(json.dumps({**made, "crops_from": ""}))
+    with pytest.raises(ConfigError, match="has kept faces without a crop; facemill crop"):
+        in_process(tmp_path / "strict", Folder(str(tmp_path / "other")))
+
+
 @pytest.mark.parametrize("store", ["files", "parquet"])
 def test_crops_in_other_stores(store: str, tmp_path: Path) -> None:
     write_output(Folder(str(tmp_path / "out")), {"u0": FACES[:31], "u1": FACES[31:]}, f"write.crops={store}")
