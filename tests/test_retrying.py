@@ -95,6 +95,14 @@ def test_nothing_is_missing_from_a_listing(shown: Path) -> None:
         assert proxy.faults.total() >= 5
 
 
+@pytest.mark.parametrize("pattern", ["", "/**", "/*/*.jpg"])
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(pattern: str, shown: Path) -> None:
+    with web(shown, "status_403", one_in=1) as proxy:
+        proxy.only = "/c"
+        with pytest.raises(ConfigError, match=r"cannot list the input .*: no permission"):
+            list_inputs(proxy.address + pattern, ignored_extensions=())
+
+
 @pytest.mark.parametrize("kind", ["reset", "status_503", "status_429", "lost_answer"])
 def test_what_is_there_is_never_said_to_be_missing(kind: Fault, shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with web(shown, kind, one_in=1) as proxy:
