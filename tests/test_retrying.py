@@ -19,7 +19,7 @@ from web import web_server
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.listing import list_inputs
-from facemill.transforms.ops import drivers, retrying
+from facemill.transforms.ops import drivers, patience
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.store_errors import CredentialsError, StoreError
 
@@ -43,12 +43,12 @@ def web(shown: Path, *kinds: Fault, one_in: int, parts: bool = True) -> Iterator
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "_PATIENCE_SECONDS", 0.5)
 
 
 @pytest.mark.parametrize("kind", [*FAULTS, "short_answer"])
@@ -113,7 +113,7 @@ def test_what_is_there_is_never_said_to_be_missing(kind: Fault, shown: Path, mon
             assert folder.fs.isfile(folder.join("a/1.jpg"))
             assert folder.fs.isdir(folder.join("a"))
         proxy.one_in = 1
-        monkeypatch.setattr(retrying, "_PATIENCE_SECONDS", 0.1)
+        monkeypatch.setattr(patience, "_PATIENCE_SECONDS", 0.1)
         with pytest.raises(StoreError, match="does not answer as it should"):
             folder.exists("a/1.jpg")
 
