@@ -55,6 +55,7 @@ class FaultProxy:
         one_in: Of so many requests one is spoiled; 0 spoils none.
         seed: Of the lot.
         kinds: The faults, which take turns.
+        only: What the path of a request must hold to be counted and spoiled.
         address: Its own address.
         requests: How many came, by method.
         faults: How many were spoiled, by kind.
@@ -64,6 +65,7 @@ class FaultProxy:
     one_in: int
     seed: int
     kinds: Sequence[Fault]
+    only: str = ""
     address: str = ""
     requests: Counter[str] = field(default_factory=Counter)
     faults: Counter[Fault] = field(default_factory=Counter)
@@ -73,8 +75,10 @@ class FaultProxy:
         self._random = random.Random(self.seed)
         self._spoiled_at = 0
 
-    def draw(self, method: str) -> Fault | None:
+    def draw(self, method: str, path: str) -> Fault | None:
         """The fault of the next request, if any."""
+        if self.only not in path:
+            return None
         with self._lock:
             number = self.requests.total()
             self.requests[method] += 1
@@ -115,7 +119,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self._read_body()
-        fault = self.proxy.draw(self.command)
+        fault = self.proxy.draw(self.command, self.path)
         if fault == "reset":
             self._reset()
         elif fault == "stall":

@@ -47,7 +47,7 @@ WRONG = [
     ("RUN --workers 0", "argument --workers: must be at least 1, got 0"),
     ("RUN --workers -1", "argument --workers: must be at least 1, got -1"),
     ("RUN --storage-options {", "argument --storage-options: not valid JSON"),
-    ("RUN --storage-options [1]", "argument --storage-options: must be a JSON object, got [1]"),
+    ("RUN --storage-options [1]", "argument --storage-options: must be a JSON object such as"),
     ("RUN --config reknowledge", "no preset is called 'reknowledge'; there are annotation, default, recognition"),
     ("RUN --config nowhere.yaml", "cannot read the configuration nowhere.yaml"),
     pytest.param(

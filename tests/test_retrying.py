@@ -19,7 +19,7 @@ from web import web_server
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.listing import list_inputs
-from facemill.transforms.ops import drivers, retrying
+from facemill.transforms.ops import drivers, patience
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.store_errors import CredentialsError, StoreError
 
@@ -43,12 +43,12 @@ def web(shown: Path, *kinds: Fault, one_in: int, parts: bool = True) -> Iterator
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "_PATIENCE_SECONDS", 0.5)
 
 
 @pytest.mark.parametrize("kind", [*FAULTS, "short_answer"])
@@ -95,6 +95,14 @@ def test_nothing_is_missing_from_a_listing(shown: Path) -> None:
         assert proxy.faults.total() >= 5
 
 
+@pytest.mark.parametrize("pattern", ["", "/**", "/*/*.jpg"])
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(pattern: str, shown: Path) -> None:
+    with web(shown, "status_403", one_in=1) as proxy:
+        proxy.only = "/c"
+        with pytest.raises(ConfigError, match=r"cannot list the input .*: no permission"):
+            list_inputs(proxy.address + pattern, ignored_extensions=())
+
+
 @pytest.mark.parametrize("kind", ["reset", "status_503", "status_429", "lost_answer"])
 def test_what_is_there_is_never_said_to_be_missing(kind: Fault, shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with web(shown, kind, one_in=1) as proxy:
@@ -105,7 +113,7 @@ def test_what_is_there_is_never_said_to_be_missing(kind: Fault, shown: Path, mon
             assert folder.fs.isfile(folder.join("a/1.jpg"))
             assert folder.fs.isdir(folder.join("a"))
         proxy.one_in = 1
-        monkeypatch.setattr(retrying, "_PATIENCE_SECONDS", 0.1)
+        monkeypatch.setattr(patience, "_PATIENCE_SECONDS", 0.1)
         with pytest.raises(StoreError, match="does not answer as it should"):
             folder.exists("a/1.jpg")
 

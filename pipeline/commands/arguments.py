@@ -70,7 +70,7 @@ def mapping(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text}")
+        raise argparse.ArgumentTypeError('must be a JSON object such as {"key": "..."}')  # it may hold a secret
     return value
 
 

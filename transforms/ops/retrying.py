@@ -7,32 +7,20 @@ or folder that is not there. So nothing here asks them whether something exists 
 from __future__ import annotations
 
 import io
-import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-import tenacity
 from fsspec import AbstractFileSystem
 
-from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.credentials import join_signature
-from facemill.transforms.ops.store_errors import StoreError, explain, is_passing
+from facemill.transforms.ops.patience import CutShortError, keep_asking
+from facemill.transforms.ops.store_errors import StoreError, explain
+from facemill.transforms.ops.store_file import StoreFile
 
-_PATIENCE_SECONDS = 60.0
-_MIN_ATTEMPTS = 3  # also of what takes longer than that, such as a large file
-_FIRST_PAUSE_SECONDS = 0.25  # at most, as are the next ones, each up to twice the one before
-_LONGEST_PAUSE_SECONDS = 10.0
 _BLOCK_BYTES = 1 << 20  # of a file are read at a time, where nothing else is said
-_TOLD_ATTEMPT = 3  # those before it are everyday matters
-
-_logger = logging.getLogger(__name__)
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
-
-
-class CutShortError(ConnectionError):
-    """Fewer bytes came than there are."""
 
 
 class RetryingFileSystem(AbstractFileSystem):
@@ -126,8 +114,11 @@ class RetryingFileSystem(AbstractFileSystem):
         **kwargs: Any,
     ) -> list[Any]:
         """Parts of many files, fetched at once; those that failed are asked for again, one by one."""
-        found = self.inner.cat_ranges(
-            [self._signed(path) for path in paths], starts, ends, max_gap=max_gap, on_error="return", **kwargs
+        if not paths:
+            return []
+        signed = [self._signed(path) for path in paths]
+        found = self._try(
+            paths[0], self.inner.cat_ranges, signed, starts, ends, max_gap=max_gap, on_error="return", **kwargs
         )
         for index, (path, start, end) in enumerate(zip(paths, starts, ends, strict=True)):
             if isinstance(found[index], BaseException):
@@ -216,7 +207,8 @@ class RetryingFileSystem(AbstractFileSystem):
         if self._is_http and not self._try(path, _serves_parts, opened):
             opened.close()
             return self._copy_of(path)
-        return io.BufferedReader(_RetryingFile(self, path, opened), block_size or _BLOCK_BYTES)
+        file = StoreFile(opened, lambda fetch: self._try(path, fetch))
+        return io.BufferedReader(file, block_size or _BLOCK_BYTES)
 
     def _copy_of(self, path: str) -> BinaryIO:
         copy: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
@@ -249,86 +241,13 @@ class RetryingFileSystem(AbstractFileSystem):
         Raises:
             OSError: As `explain` makes it.
         """
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_delay(_PATIENCE_SECONDS) & tenacity.stop_after_attempt(_MIN_ATTEMPTS),
-            wait=tenacity.wait_random_exponential(_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS),
-            retry=tenacity.retry_if_exception(is_passing),
-            before_sleep=lambda state: self._tell(path, state),
-            reraise=True,
-        )
-        try:
-            return retrying(operation, *args, **kwargs)
-        except Exception as error:  # the libraries behind the stores have errors of their own
-            raise self._explained(error, path) from error
+        return keep_asking(lambda: operation(*args, **kwargs), lambda error: self._explained(error, path))
 
     def _explained(self, error: BaseException, path: str) -> OSError:
         if isinstance(error, StoreError):
             return error
         protocol = _names(self.inner)[0]
         return explain(error, self.unstrip_protocol(path), protocol, is_signed=path in self._signatures)
-
-    def _tell(self, path: str, state: tenacity.RetryCallState) -> None:
-        heartbeat.beat()
-        if state.attempt_number == _TOLD_ATTEMPT and state.outcome is not None:
-            error = state.outcome.exception()
-            assert error is not None
-            _logger.warning("%s; trying again", self._explained(error, path))
-
-
-class _RetryingFile(io.RawIOBase):
-    """A file of a store, open for reading; a read that breaks off is made again.
-
-    The driver must open it without a cache: fsspec's own take a part that came short for the whole (2026.9).
-    """
-
-    def __init__(self, fs: RetryingFileSystem, path: str, file: Any) -> None:
-        self._fs = fs
-        self._path = path
-        self._file = file
-        self._size = int(file.seek(0, io.SEEK_END) or file.tell())
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._take(len(view))
-        view[: len(data)] = data
-        return len(data)
-
-    def readall(self) -> bytes:  # the inherited one makes a request for each 8 KiB
-        return self._take(self._size)
-
-    def _take(self, num_bytes: int) -> bytes:
-        """As many bytes, fewer only at the end of the file."""
-        num_bytes = max(0, min(num_bytes, self._size - self._position))
-        data = self._fs._try(self._path, self._fetch, num_bytes) if num_bytes else b""
-        self._position += num_bytes
-        return data
-
-    def _fetch(self, num_bytes: int) -> bytes:
-        self._file.seek(self._position)
-        data: bytes = self._file.read(num_bytes)
-        if len(data) != num_bytes:
-            raise CutShortError(f"{len(data)} of {num_bytes} bytes came")
-        return data
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
 
 
 def _names(fs: AbstractFileSystem) -> tuple[str, ...]:
