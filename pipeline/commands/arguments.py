@@ -29,6 +29,13 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage-options", type=mapping, default={}, metavar="JSON", help="for fsspec, such as keys")
 
 
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """`--no-report`."""
+    parser.add_argument(
+        "--no-report", action="store_false", dest="report", help="make no report.html at the end; facemill report does"
+    )
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """`--workers` and the options of Beam's runners."""
     parser.add_argument(

@@ -9,6 +9,7 @@ from facemill.pipeline.commands.arguments import (
     EXIT_DONE,
     EXIT_LOST,
     GOES_ON,
+    add_report,
     add_storage_options,
     add_workers,
     pair,
@@ -51,6 +52,7 @@ def add_parser(commands: Any) -> None:
         metavar="NAME=URI",
         help="where an input folder of TABLES lies now; NAME is what image_id begins with",
     )
+    add_report(crop)
     add_storage_options(crop)
     add_workers(crop)
     crop.set_defaults(command=_crop, advice=GOES_ON)
@@ -74,6 +76,7 @@ def _crop(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             beam_options=options.beam_options,
             detach=options.detach,
             storage_options=options.storage_options,
+            report=options.report,
             moved=dict(options.moved),
         )
     )

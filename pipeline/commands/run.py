@@ -11,6 +11,7 @@ from facemill.pipeline.commands.arguments import (
     EXIT_LOST,
     GOES_ON,
     add_config,
+    add_report,
     add_storage_options,
     add_workers,
 )
@@ -42,6 +43,7 @@ def add_parser(commands: Any) -> None:
     run.add_argument(
         "--retry-failed", action="store_true", help="do units with empty files, read or internal errors again"
     )
+    add_report(run)
     add_storage_options(run)
     add_workers(run)
     run.set_defaults(command=_run, advice=GOES_ON)
@@ -68,6 +70,7 @@ def _run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             beam_options=options.beam_options,
             detach=options.detach,
             storage_options=options.storage_options,
+            report=options.report,
             retry_failed=options.retry_failed,
         )
     )
