@@ -7,6 +7,7 @@ from setuptools import setup
 FOLDERS = {
     "facemill.pipeline": "pipeline",
     "facemill.pipeline.commands": "pipeline/commands",
+    "facemill.pipeline.report": "pipeline/report",
     "facemill.pipeline.export": "pipeline/export",
     "facemill.transforms": "transforms",
     "facemill.transforms.ops": "transforms/ops",
@@ -19,6 +20,7 @@ S3 = ["s3fs>=2024.6"]
 AZURE = ["adlfs>=2024.7"]
 DEMO = ["scikit-image>=0.22", "matplotlib>=3.8"]
 OPENVINO = ["openvino>=2025.0"]
+BROWSER = ["selenium>=4.20"]
 TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100", "psutil>=5.9"]
 
 setup(
@@ -32,7 +34,10 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=list(FOLDERS),
     package_dir=FOLDERS,
-    package_data={"facemill.configs": ["*.yaml", "runners/*.yaml"]},
+    package_data={
+        "facemill.configs": ["*.yaml", "runners/*.yaml"],
+        "facemill.pipeline.report": ["*.css", "*.jinja", "*.js"],
+    },
     install_requires=[
         "apache-beam>=2.77,<3",
         "duckdb>=1.1",
@@ -66,7 +71,7 @@ setup(
         "openvino": OPENVINO,
         "s3": S3,
         "test": TEST,
-        "dev": [*TEST, *OPENVINO, *DATAFLOW, *S3, *AZURE, "moto[server]>=5", "mypy>=1.10", "ruff>=0.6"],
+        "dev": [*TEST, *OPENVINO, *DATAFLOW, *S3, *AZURE, "moto[server]>=5", "mypy>=1.10", "ruff>=0.6", *BROWSER],
     },
     entry_points={
         "console_scripts": [

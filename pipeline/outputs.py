@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import duckdb
-import fsspec
 import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import Config, validate
+from facemill.pipeline.folder_files import FOLDER_PROTOCOL, FolderFileSystem
 from facemill.pipeline.manifest import Manifest, read_manifest
 from facemill.pipeline.summary import committed_units
 from facemill.transforms.ops.crop_reading import read_crops
@@ -101,15 +101,13 @@ class Output:
         Raises:
             OutputError: They cannot be read.
         """
-        fs = self.folder.fs
-        paths = [self.folder.join(name) for name in names]
+        paths = [_PATTERN.sub(r"[\g<0>]", self.folder.join(name)) for name in names]
+        if not self.folder.is_local:
+            if not connection.filesystem_is_registered(FOLDER_PROTOCOL):
+                connection.register_filesystem(FolderFileSystem(self.folder))
+            paths = [f"{FOLDER_PROTOCOL}://{name}" for name in names]
         try:
-            if not self.folder.is_local:
-                if not any(map(connection.filesystem_is_registered, _protocols(fs))):
-                    connection.register_filesystem(fs)
-                paths = [str(fs.unstrip_protocol(path)) for path in paths]
-            literal = [_PATTERN.sub(r"[\g<0>]", path) for path in paths]
-            connection.read_parquet(literal, hive_partitioning=False).create_view(view)
+            connection.read_parquet(paths, hive_partitioning=False).create_view(view)
         except (OSError, duckdb.Error) as error:
             raise OutputError(f"cannot read the tables of {self.folder.uri}: {error}") from error
 
@@ -181,7 +179,3 @@ def open_output(folder: Folder) -> Output:
 def _arrow_fs(folder: Folder) -> FileSystem:
     # Arrow (25.0) hangs now and then, where a reader of many files is made and its threads wait for Python.
     return LocalFileSystem() if folder.is_local else PyFileSystem(FSSpecHandler(folder.fs))
-
-
-def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

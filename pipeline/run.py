@@ -222,7 +222,7 @@ def _process_remotely(
 
 def _report(request: RunRequest, *, is_changed: bool, out: TextIO, err: TextIO) -> None:
     """Write the page on the output, where there is anything new; that it cannot be written costs nothing else."""
-    from facemill.pipeline.report.make import ReportOptions, locate, make_report
+    from facemill.pipeline.report.make import ReportOptions, make_report
 
     try:
         if is_changed or not request.output.exists(REPORT):
@@ -231,7 +231,7 @@ def _report(request: RunRequest, *, is_changed: bool, out: TextIO, err: TextIO) 
         again = f"facemill report {request.output.uri} tries it again"
         err.write(f"warning: the report could not be made ({brief(error)}); {again}\n")
     else:
-        out.write(f"report    {locate(request.output, REPORT)}\n")
+        out.write(f"report    {request.output.shown(REPORT)}\n")
 
 
 def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:

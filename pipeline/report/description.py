@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from facemill.pipeline.report.text import shortened, visible, without_secrets
+from facemill.pipeline.report.text import shortened, visible
+from facemill.transforms.ops.credentials import redact
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA
 
 MAX_BYTES = 800_000  # of all rows of the page
@@ -51,7 +52,7 @@ def _value(name: str, value: Any, max_length: int) -> Any:
     if name == "landmarks":
         pairs = zip(value[::2], value[1::2], strict=False)
         return ",\n".join(f"{point} {_number(x)} {_number(y)}" for point, (x, y) in zip(_POINTS, pairs, strict=False))
-    return shortened(visible(without_secrets(str(value))), max_length)
+    return shortened(visible(redact(str(value))), max_length)
 
 
 def _number(value: float) -> str:

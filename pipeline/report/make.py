@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from facemill.models.errors import ConfigError
+from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import read_plan
 from facemill.pipeline.report.counts import Counts, count_outcomes
@@ -21,9 +21,9 @@ from facemill.pipeline.report.people import count_people
 from facemill.pipeline.report.pictures import take_pictures
 from facemill.pipeline.report.sample import draw_samples
 from facemill.pipeline.report.speed import sum_speed
-from facemill.pipeline.report.text import without_secrets
 from facemill.pipeline.summary import read_summaries
 from facemill.transforms.ops.committing import UnitSummary
+from facemill.transforms.ops.credentials import redact
 from facemill.transforms.ops.layout import REPORT
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.tables import FACES_SCHEMA
@@ -62,15 +62,13 @@ def make_report(
     output = open_output(folder)
     if not output.units:
         raise ConfigError(f"{folder.uri} holds nothing to report on yet: no unit is committed")
-    page = render_page(_gather(output, options or ReportOptions()))
+    try:
+        page = render_page(_gather(output, options or ReportOptions()))
+    except duckdb.Error as error:
+        raise OutputError(f"cannot read the tables of {redact(folder.uri)}: {error}") from error
     place, name = target or (folder, REPORT)
     place.write_bytes(name, page)
-    return locate(place, name)
-
-
-def locate(folder: Folder, name: str) -> str:
-    """How a person finds a file: its path, or its URL."""
-    return folder.join(name) if folder.is_local else without_secrets(f"{folder.uri.rstrip('/')}/{name}")
+    return place.shown(name)
 
 
 def _gather(output: Output, options: ReportOptions) -> Facts:
@@ -96,7 +94,7 @@ def _gather(output: Output, options: ReportOptions) -> Facts:
     )
     return Facts(
         name=output.folder.uri.rstrip("/").rsplit("/", 1)[-1],
-        uri=without_secrets(output.folder.uri),
+        uri=redact(output.folder.uri),
         manifest=output.manifest,
         counts=counts,
         num_units=len(output.units),
@@ -109,7 +107,7 @@ def _gather(output: Output, options: ReportOptions) -> Facts:
         samples=samples,
         duplicates=duplicates,
         pictures=pictures,
-        notes=[without_secrets(note) for note in dict.fromkeys(notes)],
+        notes=[redact(note) for note in dict.fromkeys(notes)],
         seed=options.seed,
     )
 

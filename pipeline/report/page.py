@@ -27,6 +27,7 @@ from facemill.pipeline.report.pictures import Picture
 from facemill.pipeline.report.rows import Row, RowKey, key_of
 from facemill.pipeline.report.sample import GROUPS, Group, Sample, Stratum, is_number
 from facemill.pipeline.report.speed import Speed
+from facemill.transforms.ops.credentials import redact
 
 _PACKAGE = "facemill.pipeline.report"
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -132,7 +133,7 @@ def render_page(facts: Facts) -> bytes:
             tabs=_tabs(sheets),
             settings=settings,
             changed=_changed(settings),
-            inputs={name: text.without_secrets(uri) for name, uri in facts.manifest.inputs.items()},
+            inputs={name: redact(uri) for name, uri in facts.manifest.inputs.items()},
             families=families,
             rows=describe_rows({tile.key: tile.row for tile in _all_tiles(sheets, families)}),
             style=Markup(style),
@@ -213,7 +214,7 @@ def _caption(row: Row, stratum: Stratum) -> str:
         column, value = decisive
         return f"{words.name_of(column).lower()} {words.with_unit(text.measure(value), column)}"
     if stratum.group == "failed":
-        return text.without_secrets(row["message"] or "")
+        return redact(row["message"] or "")
     return f"{row['format']} {row['width']:,} {_TIMES} {row['height']:,}" if is_number(row["width"]) else ""
 
 
@@ -275,4 +276,4 @@ def _changed(settings: Mapping[str, Sequence[Setting]]) -> list[Setting]:
 
 def _spell(value: Any) -> str:
     spelled = value if isinstance(value, str) else json.dumps(value)
-    return text.shortened(text.visible(text.without_secrets(spelled)), _MAX_NAME)
+    return text.shortened(text.visible(redact(spelled)), _MAX_NAME)

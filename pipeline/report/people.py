@@ -57,9 +57,8 @@ def count_people(connection: duckdb.DuckDBPyConnection) -> People:
         "select label, count(*) as num_images, sum(num_kept)::bigint as num_kept "
         "from images where label is not null group by label"
     )
-    num_identities, median = connection.execute("select count(*), quantile_disc(num_kept, 0.5) from people").fetchall()[
-        0
-    ]
+    sums = "select count(*), quantile_disc(num_kept, 0.5) from people"
+    num_identities, median = connection.execute(sums).fetchall()[0]
     (num_unlabelled,) = connection.execute("select count(*) from images where label is null").fetchall()[0]
     exponents = connection.execute(
         "select if(num_kept = 0, -1, floor(log2(num_kept))::int) as exponent, count(*) from people group by 1"

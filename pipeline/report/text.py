@@ -1,17 +1,13 @@
-"""Text from archives and stores, made fit to be shown: nothing unseen, nothing endless, no passwords."""
+"""Text from archives and stores, made fit to be shown: nothing unseen and nothing endless."""
 
 from __future__ import annotations
 
 import math
-import re
 
 # Joiners that the spelling of names needs, and the space of Chinese and Japanese.
 _UNSEEN_BUT_KEPT = frozenset("\u200c\u200d\u3000")
 # Letters and marks that are blank, though Unicode does not call them spaces.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
-_URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
-_USER = re.compile(r"(?<=://)[^/@\s]*@")
-_QUERY_VALUE = re.compile(r"(^|&)([^=&]*=)?[^&]+")
 _TAIL_SHARE = 4  # of a shortened text one part in so many is its end
 _MIN_SHARE = 0.001
 _MINUS = "\N{MINUS SIGN}"
@@ -43,16 +39,6 @@ def shortened(text: str, max_length: int) -> str:
         return text
     tail = max_length // _TAIL_SHARE
     return f"{text[: max_length - tail]} … {len(text) - max_length:,} more … {text[-tail:] if tail else ''}"
-
-
-def without_secrets(text: str) -> str:
-    """`text` without the users, passwords and values of query strings in the URLs that it holds."""
-    return _URL.sub(_strip_url, text)
-
-
-def _strip_url(match: re.Match[str]) -> str:
-    address, question_mark, query = match[0].partition("?")
-    return _USER.sub("…@", address) + question_mark + _QUERY_VALUE.sub(r"\1\2…", query)
 
 
 def percent(part: float, whole: float) -> str:
