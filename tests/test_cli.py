@@ -88,7 +88,9 @@ def test_workers_that_are_no_number_are_told_in_plain_words(folder: Path) -> Non
     assert "_positive" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("run", "--help"), ("detect", "--help"), ("report", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), *((c, "--help") for c in ("run", "detect", "report"))]
+)
 def test_help_is_quick_and_imports_nothing_heavy(arguments: tuple[str, ...], folder: Path) -> None:
     program = (
         "import atexit, sys; from facemill.pipeline.cli import main\n"
@@ -120,7 +122,7 @@ def done(folder: Path) -> subprocess.CompletedProcess[str]:
     return facemill("run", "--input", "photos", "--output", "out", "--workers", "1", folder=folder)
 
 
-def test_stdout_holds_the_summary_and_nothing_else(done: subprocess.CompletedProcess[str]) -> None:
+def test_stdout_holds_the_summary_and_nothing_else(done: subprocess.CompletedProcess[str], folder: Path) -> None:
     assert done.returncode == 0
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [
         ["images", "2"],
@@ -132,6 +134,7 @@ def test_stdout_holds_the_summary_and_nothing_else(done: subprocess.CompletedPro
         ["kept", "1"],
         ["rejected", "0"],
         ["units", "1"],
+        ["report", f"{folder}/out/report.html"],
     ]
 
 

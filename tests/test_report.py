@@ -15,8 +15,8 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from made_outputs import Row, face_row, image_row, write_output
 from pictures import archive, jpeg, portrait, write_loose, write_tar
+from tables_of_rows import Row, face_row, image_row, write_output
 
 from facemill.models.errors import FAILURE_REASONS, ConfigError
 from facemill.pipeline.config import load_config

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_outputs import Row, face_row, image_row, write_output
 from pictures import portrait, scenery, write_loose
+from tables_of_rows import Row, face_row, image_row, write_output
 
 from facemill.pipeline.report.make import make_report
 from facemill.transforms.ops.units import Unit

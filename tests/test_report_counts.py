@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made_outputs import Row, face_row, image_row, write_output
+from tables_of_rows import Row, face_row, image_row, write_output
 
 from facemill.models.errors import OutputError
 from facemill.pipeline.outputs import Output, open_output

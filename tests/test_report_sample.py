@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_outputs import POINTS, Row, face_row, image_row, write_output
 from pictures import jpeg, portrait, write_loose, write_tar
 from PIL import Image
+from tables_of_rows import POINTS, Row, face_row, image_row, write_output
 
 from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import read_plan
