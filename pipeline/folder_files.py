@@ -31,6 +31,11 @@ class FolderFileSystem(AbstractFileSystem):
         name = self._strip_protocol(path)
         return {**self._folder.fs.info(self._folder.join(name)), "name": name}
 
+    def glob(self, path: str, maxdepth: int | None = None, **kwargs: Any) -> list[str]:
+        """The path itself, where there is such a file; no path is a pattern."""
+        name = self._strip_protocol(path)
+        return [name] if self._folder.exists(name) else []
+
     def modified(self, path: str) -> datetime:
         """The same for all files: they are never written anew while they are read."""
         return datetime.fromtimestamp(0, timezone.utc)

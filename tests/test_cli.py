@@ -88,9 +88,10 @@ def test_workers_that_are_no_number_are_told_in_plain_words(folder: Path) -> Non
     assert "_positive" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), *((c, "--help") for c in ("run", "detect", "report"))]
-)
+HELP = [("--help",), ("--version",), ("run", "--help"), ("detect", "--help"), ("report", "--help")]
+
+
+@pytest.mark.parametrize("arguments", HELP)
 def test_help_is_quick_and_imports_nothing_heavy(arguments: tuple[str, ...], folder: Path) -> None:
     program = (
         "import atexit, sys; from facemill.pipeline.cli import main\n"

@@ -18,7 +18,7 @@ import pytest
 from pictures import archive, jpeg, portrait, write_loose, write_tar
 from tables_of_rows import Row, face_row, image_row, write_output
 
-from facemill.models.errors import FAILURE_REASONS, ConfigError
+from facemill.models.errors import FAILURE_REASONS, ConfigError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.report.make import ReportOptions, make_report
 from facemill.pipeline.run import RunRequest, run
@@ -74,7 +74,7 @@ def test_a_run_ends_with_a_report(made: tuple[Path, str]) -> None:
     assert out.splitlines()[-1] == f"report    {folder}/report.html"
     page = (folder / "report.html").read_text(encoding="utf-8")
     text = text_of(page)
-    assert "14 inputs from 2 archives gave 10 aligned faces ." in text
+    assert "14 inputs from 2 archives gave 10 faces ." in text
     assert "Everything is accounted for." in text
     for words in (
         "All inputs 14 100 %",
@@ -176,11 +176,18 @@ def test_tables_that_were_changed_are_told(tmp_path: Path) -> None:
 
 
 def test_a_store_holds_its_report(tmp_path: Path) -> None:
-    local = write_output(tmp_path / "out", [image_row("a/0.jpg")])
-    fsspec.filesystem("memory").put(f"{local.path}/", "/reports/out", recursive=True)
+    images = [image_row(f"a/{i}.jpg", unit=f"unit-{i:06d}") for i in range(5)]
+    local = write_output(tmp_path / "out", images, [face_row("a/0.jpg")])
+    make_report(local)
+    store = fsspec.filesystem("memory")
+    store.put(f"{local.path}/", "/reports/out", recursive=True)
+    store.rm("/reports/out/report.html")
     assert make_report(Folder("memory://reports/out")) == "memory://reports/out/report.html"
-    page = fsspec.filesystem("memory").cat_file("/reports/out/report.html")
-    assert b"No face" in page
+    page = store.cat_file("/reports/out/report.html").decode()
+    assert page.replace("memory://reports/out", local.path) == (tmp_path / "out" / "report.html").read_text()
+    store.rm("/reports/out/faces/unit-000003.parquet")
+    with pytest.raises(OutputError, match="cannot read the tables of memory://reports/out: "):
+        make_report(Folder("memory://reports/out"))
 
 
 def write_with_crops(folder: Path, *settings: str) -> str:

@@ -12,7 +12,7 @@ from facemill.pipeline.report.rows import ID_COLUMNS, Table, fetch_rows
 
 Kind = Literal["exact", "near"]
 
-_OF_IMAGES, _OF_FACES = "duplicates/images.parquet", "duplicates/faces.parquet"
+DUPLICATE_TABLES = _OF_IMAGES, _OF_FACES = "duplicates/images.parquet", "duplicates/faces.parquet"
 _NUM_GROUPS, _NUM_MEMBERS = 6, 6  # that are shown
 
 

@@ -16,6 +16,7 @@ from facemill.pipeline.plan import read_plan
 from facemill.pipeline.report.counts import Counts, count_outcomes
 from facemill.pipeline.report.duplicates import read_duplicates
 from facemill.pipeline.report.histograms import make_histograms, measured_columns
+from facemill.pipeline.report.local_copy import tables_at_hand
 from facemill.pipeline.report.page import Facts, render_page
 from facemill.pipeline.report.people import count_people
 from facemill.pipeline.report.pictures import take_pictures
@@ -74,12 +75,13 @@ def make_report(
 def _gather(output: Output, options: ReportOptions) -> Facts:
     summaries = read_summaries(output.folder, output.units)
     plan = read_plan(output.folder)
-    with _connect(output) as connection:
-        counts = count_outcomes(connection)
-        people = count_people(connection)
-        histograms = make_histograms(connection, measured_columns(FACES_SCHEMA), output.manifest.config["judge"])
-        duplicates = read_duplicates(output, connection)
-    samples = draw_samples(output, summaries, seed=options.seed, num_samples=options.num_samples)
+    with tables_at_hand(output) as tables:
+        with _connect(tables) as connection:
+            counts = count_outcomes(connection)
+            people = count_people(connection)
+            histograms = make_histograms(connection, measured_columns(FACES_SCHEMA), output.manifest.config["judge"])
+            duplicates = read_duplicates(tables, connection)
+        samples = draw_samples(tables, summaries, seed=options.seed, num_samples=options.num_samples)
     notes: list[str] = []
     pictures = take_pictures(
         output,

@@ -115,7 +115,7 @@
     document.body.classList.toggle("marked", event.target.checked);
   });
   addEventListener("hashchange", follow);
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => (one.open = true)));
+  addEventListener("beforeprint", () => document.querySelectorAll("section > details").forEach((one) => (one.open = true)));
   filter();
   follow();
 })();
