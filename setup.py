@@ -7,6 +7,7 @@ from setuptools import setup
 FOLDERS = {
     "facemill.pipeline": "pipeline",
     "facemill.pipeline.commands": "pipeline/commands",
+    "facemill.pipeline.report": "pipeline/report",
     "facemill.pipeline.export": "pipeline/export",
     "facemill.transforms": "transforms",
     "facemill.transforms.ops": "transforms/ops",
@@ -20,6 +21,7 @@ AZURE = ["adlfs>=2024.7"]
 DEMO = ["scikit-image>=0.22", "matplotlib>=3.8"]
 OPENVINO = ["openvino>=2025.0"]
 LMDB = ["lmdb>=1.4"]
+BROWSER = ["selenium>=4.20"]
 TEST = [*DEMO, *LMDB, "pytest>=8", "hypothesis>=6.100", "psutil>=5.9", "webdataset>=1.0"]
 # What reads exports, besides TensorFlow, MXNet and torchvision, which tests take from where FACEMILL_READERS says.
 READERS = ["datasets>=3", "tfrecord>=1.14"]
@@ -35,7 +37,10 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=list(FOLDERS),
     package_dir=FOLDERS,
-    package_data={"facemill.configs": ["*.yaml", "runners/*.yaml"]},
+    package_data={
+        "facemill.configs": ["*.yaml", "runners/*.yaml"],
+        "facemill.pipeline.report": ["*.css", "*.jinja", "*.js"],
+    },
     install_requires=[
         "apache-beam>=2.77,<3",
         "duckdb>=1.1",
@@ -70,7 +75,18 @@ setup(
         "openvino": OPENVINO,
         "s3": S3,
         "test": TEST,
-        "dev": [*TEST, *READERS, *OPENVINO, *DATAFLOW, *S3, *AZURE, "moto[server]>=5", "mypy>=1.10", "ruff>=0.6"],
+        "dev": [
+            *TEST,
+            *READERS,
+            *OPENVINO,
+            *DATAFLOW,
+            *S3,
+            *AZURE,
+            *BROWSER,
+            "moto[server]>=5",
+            "mypy>=1.10",
+            "ruff>=0.6",
+        ],
     },
     entry_points={
         "console_scripts": [

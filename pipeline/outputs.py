@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import duckdb
-import fsspec
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyarrow.fs import FSSpecHandler, PyFileSystem
+from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import Config, validate
+from facemill.pipeline.folder_files import FOLDER_PROTOCOL, FolderFileSystem
 from facemill.pipeline.manifest import Manifest, read_manifest
 from facemill.pipeline.summary import committed_units
 from facemill.transforms.ops.crop_reading import read_crops
@@ -21,6 +22,8 @@ from facemill.transforms.ops.layout import CropStore, faces_name, images_name, t
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.table_reader import open_table
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, SCHEMA_VERSION
+
+_PATTERN = re.compile(r"[*?\[]")  # what DuckDB takes for a pattern in a path
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,37 @@ class Output:
         return self._dataset([faces_name(unit) for unit in self.units], FACES_SCHEMA)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """A database in memory with the views `images` and `faces`, which are read as they are asked for."""
+        """A database in memory with the views `images` and `faces`, which are read as they are asked for.
+
+        Raises:
+            OutputError: The tables cannot be read.
+        """
         connection = duckdb.connect()
-        connection.register("images", self.images())
-        connection.register("faces", self.faces())
+        try:
+            self._add_table(connection, "images", images_name, IMAGES_SCHEMA)
+            self._add_table(connection, "faces", faces_name, FACES_SCHEMA)
+        except OutputError:
+            connection.close()
+            raise
         return connection
+
+    def add_view(self, connection: duckdb.DuckDBPyConnection, view: str, names: Sequence[str]) -> None:
+        """Let a connection read Parquet files of the folder, by their names, as one view.
+
+        DuckDB reads them by itself: with Arrow's datasets of a store it waited for ever, once in a hundred times.
+
+        Raises:
+            OutputError: They cannot be read.
+        """
+        paths = [_PATTERN.sub(r"[\g<0>]", self.folder.join(name)) for name in names]
+        if not self.folder.is_local:
+            if not connection.filesystem_is_registered(FOLDER_PROTOCOL):
+                connection.register_filesystem(FolderFileSystem(self.folder))
+            paths = [f"{FOLDER_PROTOCOL}://{name}" for name in names]
+        try:
+            connection.read_parquet(paths, hive_partitioning=False).create_view(view)
+        except (OSError, duckdb.Error) as error:
+            raise OutputError(f"cannot read the tables of {self.folder.uri}: {error}") from error
 
     def crops(self, unit: str, template: str | None = None) -> Iterator[tuple[str, bytes]]:
         """Name and encoded bytes of a unit's crops; `template` may be left out where there is one alone.
@@ -117,12 +146,20 @@ class Output:
             )
         return template_folders(self.templates)[self.templates.index(template) if template else 0]
 
+    def _add_table(
+        self, connection: duckdb.DuckDBPyConnection, view: str, name_of: Callable[[str], str], schema: pa.Schema
+    ) -> None:
+        if self.units:
+            self.add_view(connection, view, [name_of(unit) for unit in self.units])
+        else:
+            connection.register(view, schema.empty_table())
+
     def _dataset(self, names: list[str], schema: pa.Schema) -> ds.Dataset:
         if not names:
             return ds.dataset(schema.empty_table())
         paths = [self.folder.join(name) for name in names]
         try:
-            return ds.dataset(paths, schema=schema, format="parquet", filesystem=_arrow_fs(self.folder.fs))
+            return ds.dataset(paths, schema=schema, format="parquet", filesystem=_arrow_fs(self.folder))
         except (OSError, pa.ArrowException) as error:
             raise OutputError(f"cannot read the tables of {self.folder.uri}: {error}") from error
 
@@ -148,5 +185,6 @@ def open_output(folder: Folder) -> Output:
     return Output(folder, manifest, tuple(sorted(committed_units(folder))))
 
 
-def _arrow_fs(fs: fsspec.AbstractFileSystem) -> PyFileSystem:
-    return PyFileSystem(FSSpecHandler(fs))
+def _arrow_fs(folder: Folder) -> FileSystem:
+    # Arrow (25.0) hangs now and then, where a reader of many files is made and its threads wait for Python.
+    return LocalFileSystem() if folder.is_local else PyFileSystem(FSSpecHandler(folder.fs))

@@ -25,6 +25,7 @@ class RunRequest:
         detach: Submit the runner's job without waiting for its end.
         storage_options: For the input and output file systems.
         retry_failed: Do units again that hold failures which may have been passing.
+        report: Write the report at the end, unless `run.report` of the configuration says no.
         tables: An earlier output folder whose kept faces are cropped anew; it takes the place of the inputs.
         moved: Where input roots of `tables` lie now, by their name.
     """
@@ -39,5 +40,6 @@ class RunRequest:
     detach: bool = False
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     retry_failed: bool = False
+    report: bool = True
     tables: Folder | None = None
     moved: Mapping[str, str] = field(default_factory=dict)

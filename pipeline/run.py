@@ -11,6 +11,7 @@ from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.beam_options import check_values
 from facemill.pipeline.config import Config, settle_accelerator
 from facemill.pipeline.engines import check_detaching, check_reachable, check_runner, complete_arguments
+from facemill.pipeline.errors import brief
 from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing, list_inputs
 from facemill.pipeline.local import LocalOutcome, run_local
@@ -38,6 +39,7 @@ from facemill.pipeline.summary import (
 )
 from facemill.transforms.ops.credentials import check_no_signature, separate_signatures
 from facemill.transforms.ops.known_faces import KnownFaces
+from facemill.transforms.ops.layout import REPORT
 from facemill.transforms.ops.storage import Folder
 
 
@@ -117,6 +119,8 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     )
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
+    if request.report and request.config.run.report and account.num_units:
+        _report(request, is_changed=bool(pending), out=out, err=err)
     return RunResult(account, outcome)
 
 
@@ -225,6 +229,20 @@ def _process_remotely(
         on_activity=progress.update,
         err=err,
     )
+
+
+def _report(request: RunRequest, *, is_changed: bool, out: TextIO, err: TextIO) -> None:
+    """Write the page on the output, where there is anything new; that it cannot be written costs nothing else."""
+    from facemill.pipeline.report.make import ReportOptions, make_report
+
+    try:
+        if is_changed or not request.output.exists(REPORT):
+            make_report(request.output, ReportOptions(storage_options=request.storage_options))
+    except Exception as error:  # whatever it is, the run itself is done
+        again = f"facemill report {request.output.uri} tries it again"
+        err.write(f"warning: the report could not be made ({brief(error)}); {again}\n")
+    else:
+        out.write(f"report    {request.output.shown(REPORT)}\n")
 
 
 def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:

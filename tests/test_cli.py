@@ -88,9 +88,17 @@ def test_workers_that_are_no_number_are_told_in_plain_words(folder: Path) -> Non
     assert "_positive" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), ("run", "--help"), ("detect", "--help"), ("export", "--help")]
-)
+HELP = [
+    ("--help",),
+    ("--version",),
+    ("run", "--help"),
+    ("detect", "--help"),
+    ("report", "--help"),
+    ("export", "--help"),
+]
+
+
+@pytest.mark.parametrize("arguments", HELP)
 def test_help_is_quick_and_imports_nothing_heavy(arguments: tuple[str, ...], folder: Path) -> None:
     program = (
         "import atexit, sys; from facemill.pipeline.cli import main\n"
@@ -122,7 +130,7 @@ def done(folder: Path) -> subprocess.CompletedProcess[str]:
     return facemill("run", "--input", "photos", "--output", "out", "--workers", "1", folder=folder)
 
 
-def test_stdout_holds_the_summary_and_nothing_else(done: subprocess.CompletedProcess[str]) -> None:
+def test_stdout_holds_the_summary_and_nothing_else(done: subprocess.CompletedProcess[str], folder: Path) -> None:
     assert done.returncode == 0
     assert [line.split()[:2] for line in done.stdout.splitlines()] == [
         ["images", "2"],
@@ -134,6 +142,7 @@ def test_stdout_holds_the_summary_and_nothing_else(done: subprocess.CompletedPro
         ["kept", "1"],
         ["rejected", "0"],
         ["units", "1"],
+        ["report", f"{folder}/out/report.html"],
     ]
 
 

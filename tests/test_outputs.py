@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 from pictures import archive, read_crops, read_table, write_loose
 
@@ -48,6 +49,44 @@ def test_the_views_can_be_asked(made: tuple[CropStore, Path]) -> None:
     connection = open_output(Folder(str(made[1]))).connect()
     assert connection.execute("select count(*), sum(num_faces) from images").fetchone() == (9, 6)
     assert connection.execute("select count(*) from faces where kept").fetchone() == (6,)
+
+
+@pytest.mark.parametrize("name", ["[a]*b?", "it's", "label=7"])
+def test_the_views_take_any_folder_name_literally(made: tuple[CropStore, Path], tmp_path: Path, name: str) -> None:
+    for folder in (name, "a"):  # what the first would match as a pattern
+        shutil.copytree(made[1], tmp_path / folder)
+    shutil.rmtree(tmp_path / "a" / "images")
+    connection = open_output(Folder(str(tmp_path / name))).connect()
+    assert connection.execute("select count(*) from images").fetchone() == (9,)
+    assert set(connection.execute("select label from faces").fetchall()) == {(f"person_{i}",) for i in range(3)}
+
+
+def test_the_views_of_a_store_are_those_of_its_files(made: tuple[CropStore, Path]) -> None:
+    store = fsspec.filesystem("memory")
+    store.put(f"{made[1]}/", "/views/[out]", recursive=True)
+    output = open_output(Folder("memory://views/[out]"))
+    connection = output.connect()
+    assert connection.execute("select count(*), sum(num_faces) from images").fetchone() == (9, 6)
+    assert connection.execute("select * from faces order by face_id").fetchall() == [
+        tuple(row.values()) for row in read_table(made[1], "faces")
+    ]
+    assert output.connect().execute("select count(*) from faces").fetchone() == (6,)
+
+
+def test_many_views_are_read_without_a_hang(made: tuple[CropStore, Path]) -> None:
+    output = open_output(Folder(str(made[1])))
+    for _ in range(50):
+        connection = output.connect()
+        assert connection.execute("select count(*) from images").fetchone() == (9,)
+        assert output.faces().scanner(columns=["kept"]).to_reader().read_all().num_rows == 6
+        connection.close()
+
+
+def test_tables_that_are_gone_are_an_error(made: tuple[CropStore, Path], tmp_path: Path) -> None:
+    shutil.copytree(made[1], tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "faces")
+    with pytest.raises(OutputError, match=f"cannot read the tables of {tmp_path}/out"):
+        open_output(Folder(str(tmp_path / "out"))).connect()
 
 
 def test_only_committed_units_are_read(made: tuple[CropStore, Path], tmp_path: Path) -> None:

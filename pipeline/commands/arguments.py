@@ -38,6 +38,13 @@ def add_retry_failed(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """`--no-report`."""
+    parser.add_argument(
+        "--no-report", action="store_false", dest="report", help="make no report.html at the end; facemill report does"
+    )
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """`--workers` and the options of Beam's runners."""
     parser.add_argument(

@@ -9,6 +9,7 @@ from facemill.pipeline.commands.arguments import (
     EXIT_DONE,
     EXIT_LOST,
     GOES_ON,
+    add_report,
     add_retry_failed,
     add_storage_options,
     add_workers,
@@ -53,6 +54,7 @@ def add_parser(commands: Any) -> None:
         help="where an input folder of TABLES lies now; NAME is what image_id begins with",
     )
     add_retry_failed(crop)
+    add_report(crop)
     add_storage_options(crop)
     add_workers(crop)
     crop.set_defaults(command=_crop, advice=GOES_ON)
@@ -77,6 +79,7 @@ def _crop(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             detach=options.detach,
             storage_options=options.storage_options,
             retry_failed=options.retry_failed,
+            report=options.report,
             moved=dict(options.moved),
         )
     )

@@ -11,6 +11,7 @@ from facemill.pipeline.commands.arguments import (
     EXIT_LOST,
     GOES_ON,
     add_config,
+    add_report,
     add_retry_failed,
     add_storage_options,
     add_workers,
@@ -41,6 +42,7 @@ def add_parser(commands: Any) -> None:
     add_config(run)
     run.add_argument("--faces", metavar="URI", help="a Parquet table of known faces, instead of detecting")
     add_retry_failed(run)
+    add_report(run)
     add_storage_options(run)
     add_workers(run)
     run.set_defaults(command=_run, advice=GOES_ON)
@@ -67,6 +69,7 @@ def _run(options: argparse.Namespace, beam_arguments: list[str]) -> int:
             beam_options=options.beam_options,
             detach=options.detach,
             storage_options=options.storage_options,
+            report=options.report,
             retry_failed=options.retry_failed,
         )
     )

@@ -12,6 +12,7 @@ FACES = "faces"
 CROPS = "crops"
 FILES = "files"
 MARKERS = "_units"
+REPORT = "report.html"
 
 CropStore = Literal["tar", "files", "parquet", "none"]
 

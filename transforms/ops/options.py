@@ -58,6 +58,7 @@ class RunOptions:
         scan_bytes: At most how many bytes of large tars on an object store planning reads in order to split them.
         max_worker_deaths: How often an image may kill its worker until it is given up.
         stall_seconds: A worker that shows no sign of life for so long is taken for hung, and killed.
+        report: Write report.html at the end.
     """
 
     batch_bytes: int = 4 << 20
@@ -67,6 +68,7 @@ class RunOptions:
     scan_bytes: int = 64 << 30
     max_worker_deaths: int = 3
     stall_seconds: float = 600.0
+    report: bool = True
 
     def __post_init__(self) -> None:
         for name in ("batch_bytes", "batch_pixels", "unit_bytes", "unit_files", "max_worker_deaths", "stall_seconds"):

@@ -96,14 +96,17 @@ class PixelGrid(NamedTuple):
 
 def pixel_grid(record: ImageRecord) -> PixelGrid:
     """The grid of the picture that a record holds."""
-    if record.reduction == 1:
-        return PixelGrid()
-    flips_xy = TURNS[record.exif_orientation or 1].flips_xy
+    return PixelGrid() if record.reduction == 1 else grid_of(record.size_wh, record.exif_orientation, record.reduction)
+
+
+def grid_of(size_wh: tuple[int, int], exif_orientation: int | None, reduction: int) -> PixelGrid:
+    """The grid of a picture that was decoded at 1 / `reduction`; the size is that of the upright original."""
+    flips_xy = TURNS[exif_orientation or 1].flips_xy
     origin_x, origin_y = (
-        side - record.reduction * reduced_size(side, record.reduction) if is_flipped else 0
-        for side, is_flipped in zip(record.size_wh, flips_xy, strict=True)
+        side - reduction * reduced_size(side, reduction) if is_flipped else 0
+        for side, is_flipped in zip(size_wh, flips_xy, strict=True)
     )
-    return PixelGrid(record.reduction, (origin_x, origin_y))
+    return PixelGrid(reduction, (origin_x, origin_y))
 
 
 def detection_reduction(face_px: float) -> int:
