@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from tqdm import tqdm
 from workload import Cost, existing, load_pictures, measure, pack_shard, run_command
 
