@@ -21,6 +21,7 @@ from facemill.pipeline.summary import read_summaries
 from facemill.transforms.ops.grouping import group_near
 from facemill.transforms.ops.hamming import WORDS, as_words
 from facemill.transforms.ops.layout import DUPLICATES, duplicates_name
+from facemill.transforms.ops.perceptual_hash import HASH_HEX_DIGITS
 from facemill.transforms.ops.storage import output_error
 from facemill.transforms.ops.table_writer import TableWriter
 
@@ -107,13 +108,15 @@ def find_duplicates(
     """
     metadata = {"facemill": json.dumps({**_made_from(output), **asdict(options)}, sort_keys=True)}
     output.folder.sweep(DUPLICATES)
-    with _database(output) as connection:
+    with open_database(output) as connection:
         images = GroupCounts(_number(connection, f"select count(*) from images where {_READABLE}"))
         _write(output, "images", DUPLICATE_IMAGES_SCHEMA, metadata, _rows(connection, _EQUAL_IMAGES), images)
         compared = "phash is not null" if options.all_faces else "phash is not null and kept"
         connection.execute(_HASHES.format(compared=compared))
         faces = GroupCounts(_number(connection, "select coalesce(sum(num_faces), 0) from hashes"))
-        representatives, distances = group_near(_read_hashes(connection), options.near_distance, on_share=on_share)
+        representatives, distances = group_near(
+            _read_hashes(output, connection), options.near_distance, on_share=on_share
+        )
         grouped = {"row": np.arange(len(distances)), "representative": representatives, "distance": distances}
         connection.register("grouped", pa.table(grouped))
         connection.execute(_MEMBERS.format(compared=compared))
@@ -156,8 +159,12 @@ def _made_from(output: Output) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _database(output: Output) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The tables in a database that takes little memory and spills into a temporary folder."""
+def open_database(output: Output) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The tables in a database that takes little memory and spills into a temporary folder.
+
+    Raises:
+        OutputError: In place of what the database says of a table that it cannot read.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="facemill-") as folder,
         contextlib.closing(output.connect()) as connection,
@@ -184,8 +191,10 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[dict[st
         yield from (dict(zip(names, row, strict=True)) for row in rows)
 
 
-def _read_hashes(connection: duckdb.DuckDBPyConnection) -> np.ndarray:
+def _read_hashes(output: Output, connection: duckdb.DuckDBPyConnection) -> np.ndarray:
     """The different hashes, in the order of `hashes`: (N, 4) uint64."""
+    if _number(connection, f"select count(*) from hashes where length(phash) <> {HASH_HEX_DIGITS}"):
+        raise OutputError(f"cannot read the tables of {output.folder.uri}: a phash has not {HASH_HEX_DIGITS} digits")
     words = np.empty((_number(connection, "select count(*) from hashes"), WORDS), np.uint64)
     cursor = connection.execute("select unhex(phash) from hashes order by row")
     start = 0
@@ -217,7 +226,7 @@ def _write(
         writer.discard()
 
 
-_READABLE = "status <> 'failed' and sha256 is not null"
+_READABLE = "status <> 'failed'"
 
 _NUMBERED = """numbered as (select *, row_number() over (order by size desc, first) as "group" from sizes)"""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,9 +9,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import pyarrow.parquet as pq
 
 from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.duplicates import open_database
 from facemill.pipeline.outputs import Output
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
 from facemill.transforms.ops.drawing import contact_sheet
@@ -54,6 +53,7 @@ def check_drawable(output: Output) -> None:
     Raises:
         ConfigError: It has none.
     """
+    _ = output.crops_folder
     if output.store == "none":
         raise ConfigError(f"--draw needs crops, and {output.folder.uri} was made with write.crops=none")
 
@@ -86,9 +86,8 @@ def draw_groups(output: Output, target: Folder, name: str, *, num_groups: int) -
 
 
 def _choose(output: Output, num_groups: int) -> list[_Face]:
-    name = output.folder.join(duplicates_name("faces"))
-    with contextlib.closing(output.connect()) as connection, output.folder.fs.open(name, "rb") as file:
-        connection.register("duplicates", pq.read_table(file))
+    with open_database(output) as connection:
+        output.add_view(connection, "duplicates", [duplicates_name("faces")])
         return [_Face(*row) for row in connection.execute(_CHOSEN, {"num_groups": num_groups}).fetchall()]
 
 
@@ -98,7 +97,7 @@ def _read_crops(output: Output, faces: Sequence[_Face]) -> dict[tuple[str, str |
     for face in faces:
         if face.crop is not None:
             wanted[face.unit].add(face.crop)
-    tiles = {}
+    tiles: dict[tuple[str, str | None], np.ndarray] = {}
     for unit, names in sorted(wanted.items()):
         for name, content in output.crops(unit, output.templates[0]):
             if name in names:
@@ -106,6 +105,8 @@ def _read_crops(output: Output, faces: Sequence[_Face]) -> dict[tuple[str, str |
                 names.remove(name)
             if not names:
                 break
+        if names:
+            raise OutputError(f"the unit {unit} of {output.folder.uri} lacks the crop {min(names)}")
     return tiles
 
 

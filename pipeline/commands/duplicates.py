@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,9 @@ def _duplicates(options: argparse.Namespace, _: list[str]) -> int:
     _print("images", images, f"the same file: {output.folder.join(duplicates_name('images'))}")
     _print("faces", faces, f"within {wanted.near_distance} of 256 bits: {output.folder.join(duplicates_name('faces'))}")
     if options.draw:
-        folder, _, name = options.draw.rpartition("/")
-        num_drawn = draw_groups(output, Folder(folder or "."), name, num_groups=options.draw_groups)
+        folder, name = os.path.split(options.draw)
+        target = Folder(folder or ".", options.storage_options)
+        num_drawn = draw_groups(output, target, name, num_groups=options.draw_groups)
         sys.stdout.write(f"drawn {num_drawn:>12,}   groups of faces: {options.draw}\n")
     return EXIT_DONE
 

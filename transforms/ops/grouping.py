@@ -26,7 +26,7 @@ def group_near(
     come early, and represent nearly all that follow; so few pairs must be held at a time, however many there are
     (Blelloch, Fineman and Shun 2012). `on_share` is told, time and again, the share of the work that was done since.
     """
-    bounds = [0, *(_FIRST_CHUNK << step for step in range(len(hashes).bit_length()))]
+    bounds = [0, *(_FIRST_CHUNK << step for step in range(len(hashes).bit_length() + 1))]
     chunks = [(start, min(end, len(hashes))) for start, end in pairwise(bounds) if start < len(hashes)]
     total = sum((end - start) * end for start, end in chunks)
 

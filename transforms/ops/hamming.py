@@ -54,11 +54,14 @@ def near_pairs(hashes: np.ndarray, max_distance: int, *, on_share: Callable[[flo
 
     `on_share` is told, time and again, the share of the work that was done since; the shares add up to 1.
     """
-    parts = [np.empty((0, 3), np.int64)]
+    places, distances = [np.empty(0, np.int64)], [np.empty(0, np.int16)]
     for found in _search(hashes, None, max_distance, on_share):
         lower, upper = np.minimum(found.left, found.right), np.maximum(found.left, found.right)
-        parts.append(np.stack([lower, upper, found.distances], axis=1)[lower < upper])
-    return Pairs(*np.unique(np.concatenate(parts), axis=0).T)  # as several bands find the same pair
+        is_pair = lower < upper
+        places.append((lower * len(hashes) + upper)[is_pair])
+        distances.append(found.distances[is_pair])
+    place, first = np.unique(np.concatenate(places), return_index=True)  # as several bands find the same pair
+    return Pairs(*np.divmod(place, max(len(hashes), 1)), np.concatenate(distances)[first])
 
 
 def nearest(
@@ -105,8 +108,9 @@ class _Band:
 
 
 def _plan_bands(num_left: int, num_right: int, max_distance: int) -> list[_Band]:
-    """The cheapest bands that miss no pair."""
-    plans = (_cut(number, max_distance) for number in range(math.ceil(HASH_BITS / _LONGEST_BAND), _MOST_BANDS + 1))
+    """The cheapest bands that miss no pair; for few hashes one band without bits, in which all meet."""
+    plans = [_cut(number, max_distance) for number in range(math.ceil(HASH_BITS / _LONGEST_BAND), _MOST_BANDS + 1)]
+    plans.append([_Band(_BIT_ORDER[:0], 0)])
     return min(plans, key=lambda bands: sum(_cost(band, num_left, num_right) for band in bands))
 
 
