@@ -9,6 +9,7 @@ from facemill.models.errors import ConfigError
 from facemill.pipeline.config import Config, first_difference, lay_over
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.template_files import choose_templates
+from facemill.transforms.ops.credentials import check_no_signature
 from facemill.transforms.ops.storage import Folder
 
 _OF_CROPS = ("decode", "align", "write", "run")
@@ -25,6 +26,7 @@ def crop_config(tables: Folder, *, templates: Sequence[str] = (), settings: Sequ
     Raises:
         ConfigError: There are no such tables, or a setting is wrong or would ask for other faces.
     """
+    check_no_signature(tables.uri)  # before it is opened, as the manifest will keep it
     earlier = open_output(tables).config
     config = lay_over(earlier, settings)
     difference = first_difference(_of_faces(config), _of_faces(earlier))

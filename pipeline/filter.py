@@ -26,6 +26,7 @@ from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import Plan, append_units, read_plan
 from facemill.pipeline.prepare import unplanned_units
 from facemill.pipeline.summary import Account, committed_units, format_change, take_account
+from facemill.transforms.ops.credentials import check_no_signature
 from facemill.transforms.ops.filtering import filter_unit
 from facemill.transforms.ops.storage import Folder
 
@@ -96,6 +97,7 @@ def filter_output(
     """
     out, err = out or sys.stdout, err or sys.stderr
     check_output(output)
+    check_no_signature(tables.uri)  # the manifest keeps it
     check_apart(output, tables)
     earlier = open_output(tables)
     if not earlier.units:

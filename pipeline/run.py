@@ -73,8 +73,8 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     """
     out, err = out or sys.stdout, err or sys.stderr
     check_output(request.output)
-    check_apart(request.output, request.tables)
     request = _without_signatures(request)
+    check_apart(request.output, request.tables)
     if request.runner is None:
         if request.detach or request.beam_options is not None:
             raise ConfigError("--detach and --beam-options go with --runner")
@@ -125,10 +125,10 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
 
 
 def _without_signatures(request: RunRequest) -> RunRequest:
-    """The request with the credentials of its URLs among the storage options, which are never written down."""
-    known_faces = request.config.landmarks.known_faces
-    if known_faces is not None:
-        check_no_signature(known_faces)  # the configuration is written down
+    """The request with the credentials of its inputs among the storage options, which are never written down."""
+    tables = [request.tables.uri] if request.tables is not None else []
+    for uri in (*filter(None, [request.config.landmarks.known_faces]), *tables, *request.moved.values()):
+        check_no_signature(uri)  # the manifest keeps it
     inputs, storage_options = separate_signatures(request.inputs, request.storage_options)
     return replace(request, inputs=inputs, storage_options=storage_options)
 

@@ -368,6 +368,21 @@ def test_tables_that_a_cluster_cannot_reach_are_refused_before_anything_is_writt
     assert not output.exists("manifest.json")
 
 
+def test_credentials_are_not_written_down(found: Path, tmp_path: Path) -> None:
+    signed, private = "https://h/photos?X-Amz-Signature=s3cret", "ftp://me:s3cret@h/photos"
+    for uri in (signed, private):
+        refused = [
+            lambda uri=uri: crop(found / "out", tmp_path / "again", moved={"photos": uri}),
+            lambda uri=uri: crop_config(Folder(uri)),
+            lambda uri=uri: filter_output(Folder(uri), Folder(str(tmp_path / "again"))),
+        ]
+        for ask in refused:
+            with pytest.raises(ConfigError, match="the manifest would keep") as caught:
+                ask()
+            assert "s3cret" not in str(caught.value)
+    assert not (tmp_path / "again").exists()
+
+
 def test_an_output_without_a_unit_is_refused(tmp_path: Path, found: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_bytes((found / "out" / "manifest.json").read_bytes())
