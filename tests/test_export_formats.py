@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from exported import COUNTED_PER_SPLIT, FORMATS, SPLITS, find_classes, load, read_csv, read_indexed, unpack_image_record
 from made_outputs import MadeFace, made_crop, write_output
+from PIL import Image
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.export import card, to_hf, to_lmdb, to_recordio
 from facemill.pipeline.export.formats import FORMATS as ALL_FORMATS
 from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions, parse_splits
+from facemill.pipeline.export.samples import Sample
 from facemill.transforms.ops.storage import Folder
 
 HOSTILE = (
@@ -276,6 +278,13 @@ def test_lmdb_grows_with_faces_larger_than_their_crops(tmp_path: Path, monkeypat
     write_output(Folder(str(tmp_path / "source")), {"a": faces})
     run_export(tmp_path / "source", tmp_path / "set", "lmdb")
     assert len(load(tmp_path / "set", "lmdb", "train")) == 100
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_size_is_that_of_the_file(kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (96, 112)).save(buffer, kind)
+    assert Sample(0, 0, "a", buffer.getvalue(), {}).size_wh == (96, 112)
 
 
 def test_numbers_that_json_does_not_know_are_null(tmp_path: Path) -> None:

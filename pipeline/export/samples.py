@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import simplejpeg  # type: ignore[import-untyped]
+
 from facemill.pipeline.export.destination import Destination
 from facemill.pipeline.export.selection import SelectedSplit, Selection
 
 _PNG = b"\x89PNG"
+_PNG_SIZE, _PNG_SIZE_AT = struct.Struct(">II"), 16  # the header's chunk comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,14 @@ class Sample:
     def extension(self) -> str:
         """Of the crop's file, with its dot."""
         return ".png" if self.content.startswith(_PNG) else ".jpg"
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Of the crop, px, as its file says."""
+        if self.content.startswith(_PNG):
+            return _PNG_SIZE.unpack_from(self.content, _PNG_SIZE_AT)
+        height, width, _, _ = simplejpeg.decode_jpeg_header(self.content)
+        return width, height
 
     def to_json(self) -> bytes:
         """The face's columns and its class."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from PIL import Image
 
 from facemill.pipeline.export.files import ExportWriter
 from facemill.pipeline.export.image_files import open_face_table
@@ -48,7 +45,7 @@ class RecordIO(Format):
 
             def add(sample: Sample) -> None:
                 if sample.number == 0:
-                    width, height = Image.open(io.BytesIO(sample.content)).size
+                    width, height = sample.size_wh
                     properties.write(f"{split.num_classes},{height},{width}\n".encode())
                 table.add(str(writer.next_id), sample)
                 writer.add_image(sample.class_index - split.first_class, sample.content)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from PIL import Image
 
 from facemill.pipeline.export.samples import Format, Sample, Shard, Target
 from facemill.transforms.ops.tf_example import FeatureValues, encode_example
@@ -33,7 +30,7 @@ class TFRecord(Format):
 
 
 def _features(sample: Sample) -> dict[str, FeatureValues]:
-    width, height = Image.open(io.BytesIO(sample.content)).size
+    width, height = sample.size_wh
     features: dict[str, FeatureValues] = {
         "image/encoded": sample.content,
         "image/format": sample.image_format.encode(),
