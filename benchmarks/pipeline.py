@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from tqdm import tqdm
 from workload import Cost, existing, load_pictures, measure, pack_shard, run_command
 
@@ -30,8 +31,9 @@ from facemill.transforms.ops.canonical import canonical_crops, canonical_matrice
 from facemill.transforms.ops.cutting import cut_crops, place_crops
 from facemill.transforms.ops.decoding import decode_image
 from facemill.transforms.ops.networks import load_cascade
+from facemill.transforms.ops.perceptual_hash import perceptual_hash
 from facemill.transforms.ops.pose import estimate_pose, interocular_px
-from facemill.transforms.ops.quality import measure_quality
+from facemill.transforms.ops.quality import QUALITY_COLUMNS, measure_face
 from facemill.transforms.ops.records import Faces
 from facemill.transforms.ops.shards import iterate_members
 from facemill.transforms.ops.verdict import judge_faces
@@ -96,14 +98,18 @@ def _make_crops(data: bytes, cascade: Cascade, config: Config) -> list[bytes]:
     found = cascade.refine(pyramid, cascade.propose(pyramid).boxes)
     image_wh = image.shape[1], image.shape[0]
     to_canonical = canonical_matrices(found.landmarks, image_wh)
-    canonical = canonical_crops(image, to_canonical)
+    qualities, phashes = [], []
+    for crop, matrix, box in zip(canonical_crops(image, to_canonical), to_canonical, found.boxes, strict=True):
+        qualities.append(measure_face(crop, matrix, box, image_wh))
+        phashes.append(None if crop is None else perceptual_hash(crop))
     faces = Faces(
         found.boxes,
         found.scores,
         found.landmarks,
         estimate_pose(found.landmarks),
         interocular_px(found.landmarks),
-        measure_quality(canonical, to_canonical, found.boxes, image_wh=image_wh),
+        np.array(qualities, np.float32).reshape(-1, len(QUALITY_COLUMNS)),
+        tuple(phashes),
     )
     reasons = judge_faces(faces, image_wh=image_wh, options=config.judge)
     templates = config.align.find_templates()

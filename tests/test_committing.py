@@ -43,6 +43,7 @@ def record(
         angles_deg=np.zeros((count, 3), np.float32),
         interocular_px=np.full(count, 2, np.float32),
         quality=np.full((count, len(QUALITY_COLUMNS)), 0.5, np.float32),
+        phashes=("0f" * 32,) * count,
         reasons=reasons,
         crops=tuple(None if reason else crop for reason in reasons),
     )

@@ -32,6 +32,7 @@ from facemill.transforms.landmarks import LocateLandmarks
 from facemill.transforms.ops.alignment import AlignOptions
 from facemill.transforms.ops.crops import WriteOptions
 from facemill.transforms.ops.options import DecodeOptions
+from facemill.transforms.ops.perceptual_hash import perceptual_hash
 from facemill.transforms.ops.quality import QUALITY_COLUMNS
 from facemill.transforms.ops.reading import ReadOptions
 from facemill.transforms.ops.records import Faces, Failure, ImageRecord, KnownRows
@@ -275,6 +276,15 @@ class TestJudgeAndAlign:
         assert np.isnan(quality["sharpness"]).tolist() == [False, False, True]
         np.testing.assert_allclose(quality["crop_out"], [0, 0, 1])
 
+    def test_a_hash_for_each_face_that_has_a_canonical_crop(self) -> None:
+        faces = faces_at(ARCFACE, ARCFACE * 0.5, np.zeros_like(ARCFACE))
+        (one,) = records_of(apply(JudgeFaces(JudgeOptions()), [batch(record(image=self.IMAGE, faces=faces))]))
+        assert one.faces is not None
+        whole, part, nothing = one.faces.phashes
+        assert whole == perceptual_hash(self.IMAGE)
+        assert part is not None and part != whole
+        assert nothing is None
+
     def test_points_at_the_template_give_the_picture_itself(self) -> None:
         faces = dataclasses.replace(faces_at(ARCFACE, ARCFACE), reasons=("", "yaw"))
         aligned = apply(AlignFaces(AlignOptions(), PNG), [batch(record(image=self.IMAGE, faces=faces)), END])
@@ -291,7 +301,8 @@ class TestJudgeAndAlign:
     def test_an_image_without_faces(self, transform: beam.PTransform) -> None:
         (one,) = records_of(apply(transform, [batch(record(image=self.IMAGE, faces=faces_at()))]))
         assert one.failure is None
-        assert one.faces is not None and (one.faces.reasons, one.faces.crops) == ((), ())
+        assert one.faces is not None and (one.faces.reasons, one.faces.phashes, one.faces.crops) == ((), (), ())
+        assert one.faces.quality is None or one.faces.quality.shape == (0, len(QUALITY_COLUMNS))
 
 
 STEPS = {
@@ -364,6 +375,7 @@ class TestWriteUnit:
             angles_deg=angles,
             interocular_px=angles[:, 0],
             quality=np.zeros((1, len(QUALITY_COLUMNS)), np.float32),
+            phashes=(None,),
             reasons=("",),
             crops=crops,
         )

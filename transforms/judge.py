@@ -1,4 +1,4 @@
-"""Judge: faces in, their pose, their quality and the verdict on each out."""
+"""Judge: faces in, their pose, quality, perceptual hash and the verdict on each out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
+import numpy as np
 
 from facemill.transforms.elements import Element, map_images
 from facemill.transforms.ops.canonical import canonical_crops, canonical_matrices
 from facemill.transforms.ops.cutting import largest_scale
+from facemill.transforms.ops.perceptual_hash import perceptual_hash
 from facemill.transforms.ops.pose import estimate_pose, interocular_px
-from facemill.transforms.ops.quality import measure_quality
+from facemill.transforms.ops.quality import QUALITY_COLUMNS, measure_face
 from facemill.transforms.ops.records import ImageRecord
 from facemill.transforms.ops.reduction import at_least, crop_reduction, pixel_grid
 from facemill.transforms.ops.verdict import JudgeOptions, judge_faces
@@ -20,9 +22,9 @@ from facemill.transforms.ops.verdict import JudgeOptions, judge_faces
 
 @dataclass
 class JudgeFaces(beam.PTransform):
-    """Measures the pose and the quality of each face and says whether it is kept, or why not; nothing is dropped.
+    """Measures pose, quality and hash of each face and says whether it is kept, or why not; nothing is dropped.
 
-    An image that was reduced too far for the crop in which quality is measured is decoded anew.
+    An image that was reduced too far for the crop in which all this is measured is decoded anew.
 
     Args:
         options: Limits, and which of the faces that meet them to keep.
@@ -31,7 +33,7 @@ class JudgeFaces(beam.PTransform):
     options: JudgeOptions
 
     def expand(self, elements: beam.PCollection[Element]) -> beam.PCollection[Element]:
-        """PCollection of `Element` -> the same with the pose, the quality and the `reasons` of `faces`."""
+        """PCollection of `Element` -> the same with pose, quality, hashes and `reasons` of `faces`."""
         return elements | "JudgeBatch" >> beam.ParDo(_JudgeFn(self.options)).with_output_types(Element)
 
 
@@ -58,11 +60,16 @@ def _measure(record: ImageRecord) -> ImageRecord:
     assert record.image is not None
     grid = pixel_grid(record)
     in_image = (None if matrix is None else grid.matrix_from_original(matrix) for matrix in matrices)
-    crops = canonical_crops(record.image, in_image)
+    qualities, phashes = [], []
+    # One crop at a time, as a crowd's would fill the memory.
+    for crop, matrix, box in zip(canonical_crops(record.image, in_image), matrices, faces.boxes, strict=True):
+        qualities.append(measure_face(crop, matrix, box, record.size_wh))
+        phashes.append(None if crop is None else perceptual_hash(crop))
     measured = dataclasses.replace(
         faces,
         angles_deg=estimate_pose(faces.landmarks),
         interocular_px=interocular_px(faces.landmarks),
-        quality=measure_quality(crops, matrices, faces.boxes, image_wh=record.size_wh),
+        quality=np.array(qualities, np.float32).reshape(-1, len(QUALITY_COLUMNS)),
+        phashes=tuple(phashes),
     )
     return dataclasses.replace(record, faces=measured)

@@ -7,8 +7,6 @@ OFIQ, the standard's reference implementation, but not the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import cv2
 import numpy as np
 
@@ -30,21 +28,6 @@ QUALITY_COLUMNS = (
     "eye_occlusion",
     "mouth_occlusion",
 )
-
-
-def measure_quality(
-    crops: Iterable[np.ndarray | None],
-    matrices: Sequence[np.ndarray | None],
-    boxes: np.ndarray,
-    *,
-    image_wh: tuple[int, int],
-) -> np.ndarray:
-    """The QUALITY_COLUMNS of each face: N canonical crops, N matrices to them, (N, 4) px -> (N, 10) float32.
-
-    The crops are taken one at a time, as a crowd's would fill the memory. See `measure_face`.
-    """
-    rows = [measure_face(crop, matrix, box, image_wh) for crop, matrix, box in zip(crops, matrices, boxes, strict=True)]
-    return np.array(rows, np.float32).reshape(-1, len(QUALITY_COLUMNS))
 
 
 def measure_face(

@@ -28,6 +28,7 @@ class Faces:
     angles_deg: np.ndarray | None = None  # (N, 3) float32: yaw, pitch, roll
     interocular_px: np.ndarray | None = None  # (N,) float32
     quality: np.ndarray | None = None  # (N, 10) float32, QUALITY_COLUMNS
+    phashes: tuple[str | None, ...] = ()  # perceptual hash; None where there is no canonical crop
     reasons: tuple[str, ...] = ()  # why a face was not kept; "" where it was
     crops: tuple[tuple[bytes, ...] | None, ...] = ()  # of the kept faces, encoded, one per template
 

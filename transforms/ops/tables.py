@@ -50,6 +50,7 @@ FACES_SCHEMA = pa.schema(
         ("roll_deg", pa.float32()),
         ("interocular_px", pa.float32()),
         *((name, pa.float32()) for name in QUALITY_COLUMNS),
+        ("phash", pa.string()),
         ("kept", pa.bool_()),
         ("reason", pa.string()),
         ("crop", pa.string()),
@@ -116,7 +117,7 @@ def _faces_of_rows(rows: Sequence[Mapping[str, Any]]) -> Faces:
 
 
 def faces_of_table(rows: pa.Table) -> Faces:
-    """The faces of rows of `faces`, which may be of many images, without their crops."""
+    """The faces of rows of `faces`, which may be of many images, without their hashes and crops."""
     columns: dict[str, Any] = {
         name: rows[name].to_numpy()
         for name, kind in zip(rows.column_names, rows.schema.types, strict=True)
@@ -137,6 +138,7 @@ def _faces_of(columns: Mapping[str, Any]) -> Faces:
         angles_deg=stack("yaw_deg", "pitch_deg", "roll_deg"),
         interocular_px=stack("interocular_px")[:, 0],
         quality=stack(*QUALITY_COLUMNS),
+        phashes=tuple(columns.get("phash", ())),
         reasons=tuple(reason or "" for reason in columns["reason"]),
     )
 
@@ -159,6 +161,7 @@ def face_rows(record: ImageRecord, unit: str, crop_names: tuple[str | None, ...]
             **dict(zip(("yaw_deg", "pitch_deg", "roll_deg"), faces.angles_deg[index].tolist(), strict=True)),
             "interocular_px": float(faces.interocular_px[index]),
             **dict(zip(QUALITY_COLUMNS, faces.quality[index].tolist(), strict=True)),
+            "phash": faces.phashes[index],
             "kept": reason == "",
             "reason": reason or None,
             "crop": crop_names[index],
