@@ -11,10 +11,10 @@ from importlib import metadata
 from typing import NoReturn
 
 from facemill.models.errors import ConfigError, DamagedOutputError, FacemillError
-from facemill.pipeline.commands import check_crops, crop, demo, detect, export, filter, run, templates
+from facemill.pipeline.commands import check_crops, crop, demo, detect, duplicates, export, filter, run, templates
 from facemill.pipeline.commands.arguments import EXIT_INTERRUPTED, EXIT_LOST, EXIT_USAGE
 
-_COMMANDS = (run, crop, filter, export, templates, check_crops, detect, demo)
+_COMMANDS = (run, crop, filter, duplicates, export, templates, check_crops, detect, demo)
 
 
 class _Parser(argparse.ArgumentParser):

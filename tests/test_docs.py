@@ -7,10 +7,12 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from facemill.models.errors import FAILURE_REASONS
 from facemill.pipeline.config import Config
+from facemill.pipeline.duplicates import DUPLICATE_FACES_SCHEMA, DUPLICATE_IMAGES_SCHEMA
 from facemill.transforms.ops.alignment import NO_CROP
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA
 from facemill.transforms.ops.verdict import VERDICT_REASONS
@@ -33,11 +35,19 @@ def test_every_setting_is_documented_with_its_default(section: str) -> None:
         assert default in (json.dumps(values[key]), "..."), key
 
 
-@pytest.mark.parametrize("schema", [IMAGES_SCHEMA, FACES_SCHEMA], ids=["images", "faces"])
-def test_every_column_is_documented(schema: object) -> None:
-    text = read("docs/output.md")
+@pytest.mark.parametrize(
+    ("section", "schema"),
+    [
+        ("images", IMAGES_SCHEMA),
+        ("faces", FACES_SCHEMA),
+        ("duplicates", DUPLICATE_IMAGES_SCHEMA),
+        ("duplicates", DUPLICATE_FACES_SCHEMA),
+    ],
+)
+def test_every_column_is_documented(section: str, schema: pa.Schema) -> None:
+    text = read("docs/output.md").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     cells = {name.strip() for cell in re.findall(r"^\| ([\w, ]+) \|", text, re.MULTILINE) for name in cell.split(",")}
-    assert not set(schema.names) - cells  # type: ignore[attr-defined]
+    assert not set(schema.names) - cells
 
 
 def test_every_reason_is_documented() -> None:

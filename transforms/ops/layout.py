@@ -12,6 +12,7 @@ FACES = "faces"
 CROPS = "crops"
 FILES = "files"
 MARKERS = "_units"
+DUPLICATES = "duplicates"
 
 CropStore = Literal["tar", "files", "parquet", "none"]
 
@@ -24,6 +25,11 @@ def images_name(unit: str) -> str:
 def faces_name(unit: str) -> str:
     """The table of a unit's faces."""
     return f"{FACES}/{unit}.parquet"
+
+
+def duplicates_name(table: Literal["images", "faces"]) -> str:
+    """The table of the groups of equal images, or of near faces."""
+    return f"{DUPLICATES}/{table}.parquet"
 
 
 def marker_name(unit: str) -> str:
