@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pyarrow as pa
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.duplicates import open_database
@@ -18,6 +19,7 @@ from facemill.transforms.ops.drawing import contact_sheet
 from facemill.transforms.ops.layout import duplicates_name
 from facemill.transforms.ops.reading import printable
 from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.table_reader import open_table
 
 _COLUMNS = 8
 _TILE_PX = 112
@@ -86,8 +88,13 @@ def draw_groups(output: Output, target: Folder, name: str, *, num_groups: int) -
 
 
 def _choose(output: Output, num_groups: int) -> list[_Face]:
-    with open_database(output) as connection:
-        output.add_view(connection, "duplicates", [duplicates_name("faces")])
+    columns = ["face_id", "label", "group", "num_labels", "distance"]
+    with open_database(output) as connection, open_table(output.folder, duplicates_name("faces")) as table:
+        connection.register("part", table.schema_arrow.empty_table().select(columns))
+        connection.execute("create temp table duplicates as select * from part")
+        for batch in table.iter_batches(columns=columns, use_threads=False):
+            connection.register("part", pa.Table.from_batches([batch]))
+            connection.execute("insert into duplicates by name select * from part")
         return [_Face(*row) for row in connection.execute(_CHOSEN, {"num_groups": num_groups}).fetchall()]
 
 
