@@ -20,6 +20,8 @@ from tables_of_rows import Row, face_row, image_row, write_output
 
 from facemill.models.errors import FAILURE_REASONS, ConfigError, OutputError
 from facemill.pipeline.config import load_config
+from facemill.pipeline.duplicates import DuplicatesOptions, find_duplicates
+from facemill.pipeline.outputs import open_output
 from facemill.pipeline.report.make import ReportOptions, make_report
 from facemill.pipeline.run import RunRequest, run
 from facemill.transforms.ops.crops import encode_crop, open_crop_writer
@@ -303,3 +305,28 @@ def test_wrong_usage(made: tuple[Path, str], tmp_path: Path, arguments: list[str
 def test_nothing_to_report_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no unit is committed"):
         make_report(write_output(tmp_path / "out", []))
+
+
+def test_duplicates_are_shown_and_told_when_they_are_out_of_date(tmp_path: Path) -> None:
+    names = ["a/1.jpg", "b/1.jpg", "b/2.jpg"]
+    photos = write_loose(tmp_path / "photos", dict(zip(names, map(portrait, (1, 1, 2)), strict=True)))
+    images = [image_row(f"photos/{n}", label=n[0], sha256=n[2] * 64) for n in names]
+    faces = [face_row(f"photos/{n}", label=n[0], phash=n[2] * 64) for n in names]
+    unit = Unit("unit-000000", "files", tuple(f"photos/{n}" for n in names), (1,) * 3, 1)
+    output = write_output(tmp_path / "out", images, faces, inputs={"photos": f"file://{photos}"}, units=[unit])
+    find_duplicates(open_output(output), DuplicatesOptions(near_distance=32))
+    make_report(output)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    assert "Equal to the byte: 2 inputs in 1 group, 1 of these across labels." in text
+    assert "Perceptual hashes that are near: 2 faces in 1 group, 1 of these across labels." in text
+    assert "2 inputs , 2 labels" in text or "2 inputs, 2 labels" in text
+    assert "Out of date" not in text
+    rows = rows_of(page)
+    assert dict(rows["duplicate-faces-1-1"][0][1])["face_id"] == "photos/a/1.jpg#0"
+    assert dict(rows["duplicate-images-1-2"][0][1])["image_id"] == "photos/b/1.jpg"
+    assert page.partition('id="duplicates"')[2].count("<img ") == 4
+    marker = tmp_path / "out" / "_units" / "unit-000000.json"
+    marker.write_text(marker.read_text().replace('"num_kept": 3', '"num_kept": 2'))
+    make_report(output)
+    assert "Out of date." in text_of((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))

@@ -115,14 +115,20 @@ def test_duplicates_are_those_across_labels_first(output: Output) -> None:
     write_duplicates(
         output,
         "faces.parquet",
-        [{"face_id": f, "label": n, "group": g, "size": len(m)} for g, m in members.items() for f, n in m],
+        [
+            {"face_id": f, "label": n, "group": g, "size": len(m), "distance": 9 - i if i else 0}
+            for g, m in members.items()
+            for i, (f, n) in enumerate(m)
+        ],
     )
     exact, near = read_duplicates(output, output.connect())
-    assert (exact.kind, exact.num_groups, exact.num_members, exact.num_across) == ("exact", 1, 2, 0)
+    assert (exact.table, exact.num_groups, exact.num_members, exact.num_across) == ("images", 1, 2, 0)
     assert [row["image_id"] for row in exact.groups[0].rows] == ["a/0.jpg", "a/1.jpg"]
-    assert (near.kind, near.num_groups, near.num_members, near.num_across) == ("near", 2, 5, 1)
+    assert (near.table, near.num_groups, near.num_members, near.num_across) == ("faces", 2, 5, 1)
     assert [(group.size, group.num_labels) for group in near.groups] == [(2, 2), (3, 1)]
     assert [row["face_id"] for row in near.groups[0].rows] == ["a/3.jpg#0", "a/4.jpg#0"]
+    nearest_first = [(row["face_id"], row["distance"]) for row in near.groups[1].rows]
+    assert nearest_first == [("a/0.jpg#0", 0), ("a/2.jpg#0", 7), ("a/1.jpg#0", 8)]
     assert near.groups[0].rows[1]["width"] == 144, "the row of the image is below that of the face"
 
 

@@ -129,7 +129,7 @@ def test_fetching_gives_up_a_store_that_does_not_answer() -> None:
     started_at = time.monotonic()
     assert list(fetch([Source("here", read)], seconds=0.3, notes=notes)) == [1]
     assert time.monotonic() - started_at < 3
-    assert notes == ["Reading was given up after 0.3 s, so some pictures are missing."]
+    assert notes == ["Reading took too long and was given up, so some pictures are missing."]
     never.set()
 
 
@@ -265,14 +265,23 @@ def test_a_place_is_read_for_some_bytes_alone(tmp_path: Path, monkeypatch: pytes
     assert len(notes) == 1 and notes[0].startswith("The input shards could not be read: too many bytes")
 
 
-def test_a_store_that_refuses_is_told_once(tmp_path: Path) -> None:
+def test_a_store_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     images = [image_row(f"web/{i}.jpg", unit=f"unit-{i:06d}") for i in range(3)]
     units = [Unit(f"unit-{i:06d}", "files", (f"web/{i}.jpg",), (9,), 9) for i in range(3)]
-    inputs = {"web": "http://127.0.0.1:9/photos?token=secret"}
-    output = open_output(write_output(tmp_path / "out", images, inputs=inputs, units=units))
-    pictures, notes = take(output, [f"web/{i}.jpg" for i in range(3)])
+    output = open_output(write_output(tmp_path / "out", images, inputs={"web": "http://127.0.0.1:9/a"}, units=units))
+    started_at = time.monotonic()
+    pictures, notes = take(output, [f"web/{i}.jpg" for i in range(3)], seconds=0.5)
+    assert time.monotonic() - started_at < 20, "the store itself is asked for a minute"
+    assert (pictures, notes) == ({}, ["Reading took too long and was given up, so some pictures are missing."])
+
+
+def test_an_input_whose_driver_is_missing_is_told(tmp_path: Path) -> None:
+    unit = Unit("unit-000000", "files", ("a/1.jpg",), (9,), 9)
+    inputs = {"a": "nosuchstore://bucket/a"}
+    output = open_output(write_output(tmp_path / "out", [image_row("a/1.jpg")], inputs=inputs, units=[unit]))
+    pictures, notes = take(output, ["a/1.jpg"])
     assert pictures == {}
-    assert len(notes) == 1 and notes[0].startswith("The input web could not be read: ")
+    assert len(notes) == 1 and notes[0].startswith("The input a could not be read: ")
 
 
 def test_rows_that_the_plan_does_not_know_have_no_picture(tmp_path: Path) -> None:

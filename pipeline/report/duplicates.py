@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 
+from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.duplicates import check_duplicates
 from facemill.pipeline.outputs import Output
-from facemill.pipeline.report.rows import ID_COLUMNS, Table, fetch_rows
+from facemill.pipeline.report.rows import ID_COLUMNS, Row, Table, fetch_rows
+from facemill.transforms.ops.layout import duplicates_name
 
-Kind = Literal["exact", "near"]
-
-DUPLICATE_TABLES = _OF_IMAGES, _OF_FACES = "duplicates/images.parquet", "duplicates/faces.parquet"
+TABLES: tuple[Table, ...] = ("images", "faces")
 _NUM_GROUPS, _NUM_MEMBERS = 6, 6  # that are shown
 
 
 class Group(NamedTuple):
-    """A group of duplicates: its members in all, how many labels they have, and the rows of some members."""
+    """A group of duplicates: its members in all, how many labels they have, and the rows of some members.
+
+    The rows have a `distance` more than those of their table: to the first of them, in bits of the perceptual hash.
+    """
 
     size: int
     num_labels: int
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of one kind: files that are equal to the byte, or faces whose perceptual hashes are near.
+    """Groups of images that are equal to the byte, or of faces whose perceptual hashes are near.
 
     Attributes:
-        kind: Which.
+        table: Which of them.
         num_groups: Groups of two or more.
         num_members: Inputs or faces in them.
         num_across: Groups whose members have more than one label.
         groups: Some of them, those across labels first, then the largest.
     """
 
-    kind: Kind
+    table: Table
     num_groups: int
     num_members: int
     num_across: int
@@ -49,18 +54,26 @@ def read_duplicates(output: Output, connection: duckdb.DuckDBPyConnection) -> li
     Raises:
         OutputError: A table is there, and cannot be read.
     """
-    found: list[Duplicates] = []
-    if output.folder.exists(_OF_IMAGES):
-        output.add_view(connection, "equal_images", [_OF_IMAGES])
-        found.append(_read(connection, "exact", "equal_images"))
-    if output.folder.exists(_OF_FACES):
-        output.add_view(connection, "near_faces", [_OF_FACES])
-        found.append(_read(connection, "near", "near_faces"))
+    found = []
+    for table in TABLES:
+        if output.folder.exists(duplicates_name(table)):
+            view = f"duplicate_{table}"
+            output.add_view(connection, view, [duplicates_name(table)])
+            found.append(_read(connection, table, view))
     return found
 
 
-def _read(connection: duckdb.DuckDBPyConnection, kind: Kind, view: str) -> Duplicates:
-    table: Table = "images" if kind == "exact" else "faces"
+def find_outdated(output: Output, found: Sequence[Duplicates]) -> bool:
+    """Whether duplicates were looked for in other tables than there are now."""
+    try:
+        for each in found:
+            check_duplicates(output, each.table)
+    except (ConfigError, OutputError):
+        return True
+    return False
+
+
+def _read(connection: duckdb.DuckDBPyConnection, table: Table, view: str) -> Duplicates:
     row_id = ID_COLUMNS[table]
     groups = f'(select "group" as id, count(*) as size, count(distinct label) as num_labels from {view} group by 1)'
     num_groups, num_members, num_across = connection.execute(
@@ -69,23 +82,22 @@ def _read(connection: duckdb.DuckDBPyConnection, kind: Kind, view: str) -> Dupli
     shown = connection.execute(
         f"select id, size, num_labels from {groups} order by num_labels > 1 desc, size desc, id limit {_NUM_GROUPS}"
     ).fetchall()
+    distance = "distance" if table == "faces" else "0"
     members = connection.execute(
-        f'select "group", {row_id} from {view} where "group" in (select unnest(?)) '
-        f'qualify row_number() over (partition by "group" order by {row_id}) <= {_NUM_MEMBERS} order by 1, 2',
+        f'select "group", {row_id}, {distance} as distance from {view} where "group" in (select unnest(?)) qualify '
+        f'row_number() over (partition by "group" order by distance, {row_id}) <= {_NUM_MEMBERS} order by 1, 3, 2',
         [[group for group, _, _ in shown]],
     ).fetchall()
-    rows = {row[row_id]: row for row in fetch_rows(connection, table, [member for _, member in members])}
+    rows = {row[row_id]: row for row in fetch_rows(connection, table, [member for _, member, _ in members])}
+
+    def rows_of(group: int) -> tuple[Row, ...]:
+        found = ((rows.get(member), apart) for of, member, apart in members if of == group)
+        return tuple({**row, "distance": apart} for row, apart in found if row is not None)
+
     return Duplicates(
-        kind,
+        table,
         num_groups,
         num_members,
         num_across,
-        tuple(
-            Group(
-                size,
-                num_labels,
-                tuple(rows[member] for group, member in members if group == shown_id and member in rows),
-            )
-            for shown_id, size, num_labels in shown
-        ),
+        tuple(Group(size, num_labels, rows_of(group)) for group, size, num_labels in shown),
     )

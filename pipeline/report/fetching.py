@@ -44,7 +44,7 @@ def fetch(sources: Sequence[Source], *, seconds: float, notes: list[str]) -> Ite
             else:
                 yield item
     except queue.Empty:
-        notes.append(f"Reading was given up after {seconds:g} s, so some pictures are missing.")
+        notes.append("Reading took too long and was given up, so some pictures are missing.")
     finally:
         given_up.set()
 

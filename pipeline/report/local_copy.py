@@ -11,8 +11,8 @@ from pathlib import Path
 
 from facemill.models.errors import OutputError
 from facemill.pipeline.outputs import Output
-from facemill.pipeline.report.duplicates import DUPLICATE_TABLES
-from facemill.transforms.ops.layout import faces_name, images_name
+from facemill.pipeline.report.duplicates import TABLES
+from facemill.transforms.ops.layout import duplicates_name, faces_name, images_name
 from facemill.transforms.ops.storage import Folder
 
 _FETCHED_AT_ONCE = 64
@@ -39,7 +39,7 @@ def tables_at_hand(output: Output) -> Iterator[Output]:
 
 def _fetch(output: Output, copy: Path) -> None:
     names = list(chain.from_iterable((images_name(unit), faces_name(unit)) for unit in output.units))
-    names += [name for name in DUPLICATE_TABLES if output.folder.exists(name)]
+    names += [name for name in map(duplicates_name, TABLES) if output.folder.exists(name)]
     for start in range(0, len(names), _FETCHED_AT_ONCE):
         for name, content in output.folder.read_many(names[start : start + _FETCHED_AT_ONCE]).items():
             (copy / name).parent.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import read_plan
 from facemill.pipeline.report.counts import Counts, count_outcomes
-from facemill.pipeline.report.duplicates import read_duplicates
+from facemill.pipeline.report.duplicates import find_outdated, read_duplicates
 from facemill.pipeline.report.histograms import make_histograms, measured_columns
 from facemill.pipeline.report.local_copy import tables_at_hand
 from facemill.pipeline.report.page import Facts, render_page
@@ -88,7 +88,7 @@ def _gather(output: Output, options: ReportOptions) -> Facts:
         plan,
         [
             *(row for sample in samples for row in sample.rows),
-            *(row for kind in duplicates for group in kind.groups for row in group.rows),
+            *(row for found in duplicates for group in found.groups for row in group.rows),
         ],
         storage_options=options.storage_options,
         seconds=options.seconds,
@@ -108,6 +108,7 @@ def _gather(output: Output, options: ReportOptions) -> Facts:
         histograms=histograms,
         samples=samples,
         duplicates=duplicates,
+        is_outdated=find_outdated(output, duplicates),
         pictures=pictures,
         notes=[redact(note) for note in dict.fromkeys(notes)],
         seed=options.seed,

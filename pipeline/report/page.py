@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
-from itertools import chain
 from typing import Any
 
 import jinja2
@@ -24,13 +23,13 @@ from facemill.pipeline.report.flow import lay_out_flow
 from facemill.pipeline.report.histograms import Histogram
 from facemill.pipeline.report.people import People
 from facemill.pipeline.report.pictures import Picture
-from facemill.pipeline.report.rows import Row, RowKey, key_of
-from facemill.pipeline.report.sample import GROUPS, Group, Sample, Stratum, is_number
+from facemill.pipeline.report.rows import RowKey
+from facemill.pipeline.report.sample import Sample
+from facemill.pipeline.report.sheets import all_tiles, count_tiles, lay_out_families, lay_out_sheets
 from facemill.pipeline.report.speed import Speed
 from facemill.transforms.ops.credentials import redact
 
 _PACKAGE = "facemill.pipeline.report"
-_TIMES = "\N{MULTIPLICATION SIGN}"
 _MAX_NAME = 300  # characters of a name in the text of the page
 
 
@@ -52,6 +51,7 @@ class Facts:
         histograms: Of the columns of faces.
         samples: Rows to show, by stratum.
         duplicates: Groups of duplicates, if these were looked for.
+        is_outdated: Whether that was done in other tables.
         pictures: Their pictures, as far as there are any.
         notes: Why others are missing.
         seed: That the samples were drawn with.
@@ -70,41 +70,10 @@ class Facts:
     histograms: Sequence[Histogram]
     samples: Sequence[Sample]
     duplicates: Sequence[Duplicates]
+    is_outdated: bool
     pictures: Mapping[RowKey, Picture]
     notes: Sequence[str]
     seed: int
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A sampled row as the page shows it: its place in links, and its picture or none."""
-
-    key: str
-    row: Row
-    picture: Picture | None
-    caption: str
-    root: str
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """The tiles of one stratum."""
-
-    stratum: Stratum
-    title: str
-    meaning: str
-    num_rows: int
-    tiles: tuple[Tile, ...]
-
-
-@dataclass(frozen=True)
-class Family:
-    """The tiles of one group of duplicates."""
-
-    key: str
-    size: int
-    num_labels: int
-    tiles: tuple[Tile, ...]
 
 
 @dataclass(frozen=True)
@@ -118,8 +87,8 @@ class Setting:
 
 def render_page(facts: Facts) -> bytes:
     """The page as UTF-8."""
-    sheets = _lay_out_sheets(facts)
-    families = _lay_out_families(facts)
+    sheets = lay_out_sheets(facts.samples, facts.counts, facts.pictures)
+    families = lay_out_families(facts.duplicates, facts.pictures)
     settings = _settings(facts.manifest.config)
     style, script = _asset("report.css"), _asset("report.js")
     page = (
@@ -130,12 +99,13 @@ def render_page(facts: Facts) -> bytes:
             counts=facts.counts,
             diagram=lay_out_flow(facts.counts),
             sheets=sheets,
-            tabs=_tabs(sheets),
+            tabs=count_tiles(sheets),
             settings=settings,
             changed=_changed(settings),
             inputs={name: redact(uri) for name, uri in facts.manifest.inputs.items()},
+            sources=_sources(facts.manifest),
             families=families,
-            rows=describe_rows({tile.key: tile.row for tile in _all_tiles(sheets, families)}),
+            rows=describe_rows({tile.key: tile.row for tile in all_tiles(sheets, families)}),
             style=Markup(style),
             style_hash=_hash(style),
             script=Markup(script),
@@ -182,86 +152,23 @@ def _hash(content: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode("ascii")
 
 
-def _lay_out_sheets(facts: Facts) -> list[Sheet]:
-    return [
-        Sheet(
-            stratum=sample.stratum,
-            title=words.title_of(sample.stratum),
-            meaning=words.meaning_of(sample.stratum),
-            num_rows=_num_rows(facts.counts, sample.stratum),
-            tiles=tuple(
-                _tile(f"{sample.stratum.key}-{number}", row, _caption(row, sample.stratum), facts)
-                for number, row in enumerate(sample.rows, start=1)
-            ),
-        )
-        for sample in facts.samples
-    ]
-
-
-def _num_rows(counts: Counts, stratum: Stratum) -> int:
-    count = counts.num_faces if stratum.is_of_faces else counts.num_images
-    return count(stratum.group, reason=stratum.reason or None)
-
-
-def _tile(key: str, row: Row, caption: str, facts: Facts) -> Tile:
-    return Tile(key, row, facts.pictures.get(key_of(row)), caption, row["image_id"].partition("/")[0])
-
-
-def _caption(row: Row, stratum: Stratum) -> str:
-    """The number that decided, why an input failed, or its size."""
-    decisive = stratum.decisive(row)
-    if decisive is not None:
-        column, value = decisive
-        return f"{words.name_of(column).lower()} {words.with_unit(text.measure(value), column)}"
-    if stratum.group == "failed":
-        return redact(row["message"] or "")
-    return f"{row['format']} {row['width']:,} {_TIMES} {row['height']:,}" if is_number(row["width"]) else ""
-
-
-def _lay_out_families(facts: Facts) -> dict[str, list[Family]]:
-    """The groups of duplicates by kind."""
-    return {
-        found.kind: [
-            Family(
-                f"{found.kind}-{number}",
-                group.size,
-                group.num_labels,
-                tuple(
-                    _tile(f"{found.kind}-{number}-{member}", row, row["label"] or "", facts)
-                    for member, row in enumerate(group.rows, start=1)
-                ),
-            )
-            for number, group in enumerate(found.groups, start=1)
-        ]
-        for found in facts.duplicates
-    }
-
-
-def _all_tiles(sheets: Sequence[Sheet], families: Mapping[str, Sequence[Family]]) -> Iterator[Tile]:
-    for sheet in sheets:
-        yield from sheet.tiles
-    for family in chain.from_iterable(families.values()):
-        yield from family.tiles
-
-
-def _tabs(sheets: Sequence[Sheet]) -> list[tuple[Group, str, int]]:
-    """The groups that have tiles: name, title, and the number of these."""
-    sums = {group: sum(len(sheet.tiles) for sheet in sheets if sheet.stratum.group == group) for group in GROUPS}
-    return [(group, words.title_of(Stratum(group)), count) for group, count in sums.items() if count]
+def _sources(manifest: Manifest) -> dict[str, str]:
+    """Other outputs that this one goes back to, by what it has of them."""
+    uris = {"faces of": manifest.tables, "judged anew, of": manifest.filtered, "crops in": manifest.crops_from}
+    return {title: redact(uri) for title, uri in uris.items() if uri}
 
 
 def _settings(config: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Setting]]:
     """The configuration by section."""
     defaults = Config().to_tree()
     return {
-        section: [
-            Setting(
-                key, _spell(value), None if value == defaults[section].get(key) else _spell(defaults[section].get(key))
-            )
-            for key, value in values.items()
-        ]
+        section: [_setting(key, value, defaults.get(section, {}).get(key)) for key, value in values.items()]
         for section, values in config.items()
     }
+
+
+def _setting(key: str, value: Any, default: Any) -> Setting:
+    return Setting(key, _spell(value), None if value == default else _spell(default))
 
 
 def _changed(settings: Mapping[str, Sequence[Setting]]) -> list[Setting]:
