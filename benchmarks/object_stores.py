@@ -12,7 +12,7 @@ from typing import Literal
 
 from servers import free_port, running_command, s3_server
 
-from facemill.transforms.ops.layout import MANIFEST, MARKERS
+from facemill.transforms.ops.layout import MANIFEST, MARKERS, REPORT
 from facemill.transforms.ops.storage import Folder
 
 StoreName = Literal["s3", "gs", "az"]
@@ -89,8 +89,8 @@ def download(store: Store, path: str, folder: Path) -> Path:
 
 
 def result_of(output: Path) -> dict[str, bytes]:
-    """What must be the same to the bit, however a run went: plan, tables and crops, by their names."""
-    aside = (f"{MARKERS}/", MANIFEST, "_run.lock")
+    """What must be the same to the bit, however a run went: all but what tells of times and places."""
+    aside = (f"{MARKERS}/", MANIFEST, REPORT, "_run.lock")
     names = [path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()]
     return {name: (output / name).read_bytes() for name in names if not name.startswith(aside)}
 

@@ -152,6 +152,23 @@ def test_an_output_on_a_store_is_read_back(store: Store) -> None:
     assert KnownFaces(Folder(store.uri("bucket/out/faces"), store.options)).num_rows == 22
 
 
+@pytest.mark.usefixtures("done", "local")
+def test_the_tables_on_a_store_go_on_to_other_commands(store: Store, photos: Path, tmp_path: Path) -> None:
+    lines = (
+        "facemill filter {0}out --output {0}frontal --set judge.max_yaw_deg=5",
+        "facemill export {0}out --to webdataset --output {0}set --seed 1",
+    )
+    here = bash(" && ".join(lines).format(""), photos.parent)
+    with fault_proxy(store.address, one_in=20, seed=5) as proxy:
+        environment = store.behind(proxy.address).environment
+        there = bash(" && ".join(lines).format(store.uri("bucket/")), tmp_path, environment=environment)
+    assert (here.returncode, there.returncode) == (0, 0), here.stderr + there.stderr
+    for name in ("frontal", "set"):
+        ours = result_of(download(store, f"bucket/{name}", tmp_path / name))
+        assert len(ours) >= 4
+        assert ours == result_of(photos.parent / name)
+
+
 def test_what_another_process_wrote_is_seen(store: Store) -> None:
     ours = Folder(store.uri("bucket/shared"), store.options)
     theirs = type(ours.fs.inner)(**ours.fs.inner.storage_options, skip_instance_cache=True)
