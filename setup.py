@@ -51,7 +51,7 @@ setup(
         "joblib>=1.4.2",
         "lz4>=4.3.3",
         "mtcnn==1.0.0",
-        "numpy>=1.26",
+        "numpy>=2",
         "onnx>=1.16",
         "onnxruntime>=1.18",
         "opencv-python-headless>=4.9",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -349,3 +350,27 @@ def test_groups_are_drawn(made: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     code, out, _ = duplicates_command(capsys, made, "--draw", sheet, "--near-distance", "0", "--draw-groups", "1")
     picture = np.asarray(Image.open(sheet))
     assert [len(np.unique(picture[4:116, x : x + 112])) > 50 for x in (4, 120, 236, 352)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["", "sheets/", "."])
+def test_a_sheet_needs_a_file_name(
+    folder: Folder, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_output(folder, [Photo("a")])
+    code, _, err = duplicates_command(capsys, folder.uri, "--draw", name)
+    assert (code, err) == (2, f"facemill: --draw {name} names a folder; name a file\n")
+    assert not folder.exists("duplicates")
+
+
+def test_an_export_takes_one_of_each_group(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, export = tmp_path / "out", ["--to", "csv", "--drop-duplicates", "near"]
+    request = RunRequest(inputs=[str(photos)], output=Folder(str(output)), config=load_config())
+    run(request)
+    assert duplicates_command(capsys, output)[0] == 0
+    assert main(["export", str(output), "--output", str(tmp_path / "once"), *export]) == 0
+    assert re.search(r"left out +4 +near duplicates", capsys.readouterr().out)
+    write_loose(photos, {"eileen/3.jpg": jpeg(astronaut()[:288, 80:368], quality=70)})
+    run(request)
+    assert main(["export", str(output), "--output", str(tmp_path / "twice"), *export]) == 2
+    assert f"make it again with: facemill duplicates {output}" in capsys.readouterr().err

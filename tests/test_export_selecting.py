@@ -61,14 +61,21 @@ def selected(source: Path, scratch: Path, *, by_class: bool = False, **options: 
         yield selection
 
 
-def with_duplicates(source: Path, groups: list[list[str]]) -> Path:
-    """The same output folder with tables of groups of images and of their faces, as in `facemill duplicates`."""
+def with_duplicates(source: Path, groups: list[list[str]], distance: int = 0) -> Path:
+    """The same output folder with tables of groups of images and of their faces, as in `facemill duplicates`.
+
+    The first of each group represents it, and the others have this distance from it.
+    """
     folder = source.with_name(f"{source.name}-{len(list(source.parent.iterdir()))}")
     shutil.copytree(source, folder)
     (folder / "duplicates").mkdir()
     rows = [{"image_id": image, "group": number} for number, images in enumerate(groups) for image in images]
     pq.write_table(pa.Table.from_pylist(rows), folder / "duplicates" / "images.parquet")
-    faces = [{"face_id": f"{row['image_id']}#0", **row} for row in rows]
+    firsts = {images[0] for images in groups}
+    faces = [
+        {"face_id": f"{row['image_id']}#0", "distance": 0 if row["image_id"] in firsts else distance, **row}
+        for row in rows
+    ]
     pq.write_table(pa.Table.from_pylist(faces), folder / "duplicates" / "faces.parquet")
     return folder
 
@@ -217,6 +224,13 @@ def test_one_of_each_group_of_duplicates_remains(kind: str, source: Path, tmp_pa
         assert selection.counts.duplicates == 3
     gone = {"photos/p011/2.jpg", "photos/p011/1.jpg", "photos/p023/7.jpg"}
     assert {face.image_id for face in LABELLED} - left == gone
+
+
+def test_the_face_that_represents_its_group_remains(source: Path, tmp_path: Path) -> None:
+    groups = [["photos/p011/2.jpg", "photos/p011/0.jpg"], ["photos/p000/rejected1.jpg", "photos/p059/4.jpg"]]
+    with selected(with_duplicates(source, groups, distance=9), tmp_path, drop_duplicates="near") as selection:
+        left = set(images_of(selection.rows()))
+    assert {face.image_id for face in LABELLED} - left == {"photos/p011/0.jpg"}
 
 
 def test_duplicates_do_not_count_as_images_of_an_identity(source: Path, tmp_path: Path) -> None:

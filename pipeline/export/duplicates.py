@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
-from facemill.models.errors import ConfigError
+from facemill.pipeline.duplicates import TableName, check_duplicates
 from facemill.pipeline.export.options import Duplicates
 from facemill.pipeline.outputs import Output
+from facemill.transforms.ops.layout import duplicates_name
 from facemill.transforms.ops.table_reader import open_table
 
-_NAMES = {"exact": "duplicates/images.parquet", "near": "duplicates/faces.parquet"}
-KEYS = {"exact": "image_id", "near": "face_id"}  # exact duplicates are images, near ones are faces
+_TABLES: Mapping[Duplicates, TableName] = {"exact": "images", "near": "faces"}
+KEYS: Mapping[Duplicates, str] = {"exact": "image_id", "near": "face_id"}
 
 
-def check_duplicates(output: Output, kind: Duplicates) -> None:
-    """Make sure that there is a table.
+def check_kind(output: Output, kind: Duplicates) -> None:
+    """Make sure that there is a table of that kind, made from the output as it is now.
 
     Raises:
         ConfigError: There is none.
     """
-    uri = output.folder.uri
-    if not output.folder.exists(_NAMES[kind]):
-        raise ConfigError(f"{uri} has no table of duplicates; make it with: facemill duplicates {uri}")
+    check_duplicates(output, _TABLES[kind])
 
 
 def read_duplicates(output: Output, kind: Duplicates) -> Iterator[pa.RecordBatch]:
-    """The members of the groups: `key` and `group`."""
-    with open_table(output.folder, _NAMES[kind]) as table:
-        for batch in table.iter_batches(columns=[KEYS[kind], "group"], use_threads=False):
-            yield batch.rename_columns(["key", "group"])
+    """The members of the groups: `key`, `group`, and the `distance` from the first, null where all are equal."""
+    with open_table(output.folder, duplicates_name(_TABLES[kind])) as table:
+        columns = [KEYS[kind], "group", *(["distance"] if kind == "near" else [])]
+        for batch in table.iter_batches(columns=columns, use_threads=False):
+            distances = batch["distance"] if kind == "near" else pa.nulls(len(batch), pa.int16())
+            yield pa.record_batch([batch[KEYS[kind]], batch["group"], distances], ["key", "group", "distance"])

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.export.class_map import CLASS_MAP, write_class_map
 from facemill.pipeline.export.destination import open_destination
-from facemill.pipeline.export.duplicates import check_duplicates
+from facemill.pipeline.export.duplicates import check_kind
 from facemill.pipeline.export.formats import FORMATS
 from facemill.pipeline.export.options import ExportOptions
 from facemill.pipeline.export.progress import track
@@ -65,7 +65,7 @@ def export(request: ExportRequest, *, out: TextIO | None = None, err: TextIO | N
     output = open_output(request.source)
     _check_crops(output, options)
     if options.drop_duplicates is not None:
-        check_duplicates(output, options.drop_duplicates)
+        check_kind(output, options.drop_duplicates)
     _warn_of_pending(output, err)
     with (
         open_destination(request.destination) as destination,

@@ -71,7 +71,7 @@ def _choose(connection: duckdb.DuckDBPyConnection, output: Output, options: Expo
         )
     counts.unlabelled = _leave_out_unlabelled(connection, options)
     if options.drop_duplicates is not None:
-        connection.execute("create table duplicates (key varchar, number bigint)")
+        connection.execute("create table duplicates (key varchar, number bigint, distance bigint)")
         _insert(connection, "duplicates", "* from part", read_duplicates(output, options.drop_duplicates))
         counts.duplicates = _delete(connection, _DUPLICATES.format(key=KEYS[options.drop_duplicates]))
     if options.min_images > 1:
@@ -121,7 +121,7 @@ def _in_parts(batches: Iterable[pa.RecordBatch], num_rows: int) -> Iterator[pa.T
 
 
 _DUPLICATES = """{key} in (select {key} from (
-    select key as {key}, row_number() over (partition by number order by key) as place from duplicates
+    select key as {key}, row_number() over (partition by number order by distance, key) as place from duplicates
     where key in (select {key} from candidates)) where place > 1)"""
 _FEW = "select identity from candidates where is_labelled group by identity having count(*) <"
 _DRAWN = """select rowid from (select rowid, row_number() over (partition by identity order by draw) as drawn
