@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -49,12 +50,14 @@ class _Face(NamedTuple):
     crop: str | None  # its name; a face that is not kept has none
 
 
-def check_drawable(output: Output) -> None:
-    """Refuse an output folder without crops.
+def check_drawable(output: Output, target: str) -> None:
+    """Refuse what names no file, and an output folder without crops.
 
     Raises:
-        ConfigError: It has none.
+        ConfigError: Says which.
     """
+    if not os.path.basename(target) or os.path.isdir(target):
+        raise ConfigError(f"--draw {target} names a folder; name a file")
     _ = output.crops_folder
     if output.store == "none":
         raise ConfigError(f"--draw needs crops, and {output.folder.uri} was made with write.crops=none")

@@ -352,6 +352,17 @@ def test_groups_are_drawn(made: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert [len(np.unique(picture[4:116, x : x + 112])) > 50 for x in (4, 120, 236, 352)] == [True, True, False, False]
 
 
+@pytest.mark.parametrize("name", ["", "sheets/", "."])
+def test_a_sheet_needs_a_file_name(
+    folder: Folder, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_output(folder, [Photo("a")])
+    code, _, err = duplicates_command(capsys, folder.uri, "--draw", name)
+    assert (code, err) == (2, f"facemill: --draw {name} names a folder; name a file\n")
+    assert not folder.exists("duplicates")
+
+
 def test_an_export_takes_one_of_each_group(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, export = tmp_path / "out", ["--to", "csv", "--drop-duplicates", "near"]
     request = RunRequest(inputs=[str(photos)], output=Folder(str(output)), config=load_config())

@@ -58,12 +58,12 @@ def _duplicates(options: argparse.Namespace, _: list[str]) -> int:
 
     wanted = DuplicatesOptions(near_distance=options.near_distance, all_faces=options.all_faces)
     output = open_output(Folder(options.output, options.storage_options))
-    if options.draw:
-        check_drawable(output)
+    if options.draw is not None:
+        check_drawable(output, options.draw)
     images, faces = find_duplicates(output, wanted, on_share=_Progress())
     _print("images", images, f"the same file: {output.folder.join(duplicates_name('images'))}")
     _print("faces", faces, f"within {wanted.near_distance} of 256 bits: {output.folder.join(duplicates_name('faces'))}")
-    if options.draw:
+    if options.draw is not None:
         folder, name = os.path.split(options.draw)
         target = Folder(folder or ".", options.storage_options)
         num_drawn = draw_groups(output, target, name, num_groups=options.draw_groups)
