@@ -61,8 +61,9 @@ def _duplicates(options: argparse.Namespace, _: list[str]) -> int:
     if options.draw is not None:
         check_drawable(output, options.draw)
     images, faces = find_duplicates(output, wanted, on_share=_Progress())
-    _print("images", images, f"the same file: {output.folder.join(duplicates_name('images'))}")
-    _print("faces", faces, f"within {wanted.near_distance} of 256 bits: {output.folder.join(duplicates_name('faces'))}")
+    uri = options.output.rstrip("/")
+    _print("images", images, f"the same file: {uri}/{duplicates_name('images')}")
+    _print("faces", faces, f"within {wanted.near_distance} of 256 bits: {uri}/{duplicates_name('faces')}")
     if options.draw is not None:
         folder, name = os.path.split(options.draw)
         target = Folder(folder or ".", options.storage_options)
