@@ -23,6 +23,7 @@ from facemill.pipeline.config import load_config
 from facemill.pipeline.duplicates import DuplicatesOptions, find_duplicates
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.report.make import ReportOptions, make_report
+from facemill.pipeline.report.page import make_environment
 from facemill.pipeline.run import RunRequest, run
 from facemill.transforms.ops.crops import encode_crop, open_crop_writer
 from facemill.transforms.ops.layout import template_folders
@@ -300,6 +301,12 @@ def test_wrong_usage(made: tuple[Path, str], tmp_path: Path, arguments: list[str
     done = command(*(str(made[0]) if word == "OUT" else word for word in arguments), folder=tmp_path)
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_whatever_a_template_prints_is_escaped_and_seen() -> None:
+    template = make_environment().from_string("<p title='{{ name }}'>{{ name }} {{ number }}</p>")
+    shown = "\\u202e&lt;b&gt;&#39;"
+    assert template.render(name="\u202e<b>'", number=2) == f"<p title='{shown}'>{shown} 2</p>"
 
 
 def test_nothing_to_report_on(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def render_page(facts: Facts) -> bytes:
     settings = _settings(facts.manifest.config)
     style, script = _asset("report.css"), _asset("report.js")
     page = (
-        _make_environment()
+        make_environment()
         .from_string(_asset("report.html.jinja"))
         .render(
             facts=facts,
@@ -115,7 +115,7 @@ def render_page(facts: Facts) -> bytes:
     return page.encode("utf-8", "backslashreplace")
 
 
-def _make_environment() -> jinja2.Environment:
+def make_environment() -> jinja2.Environment:
     """Templates whose every text is escaped, and shows what is in it."""
     environment = jinja2.Environment(
         autoescape=True,
