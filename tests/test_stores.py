@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,16 @@ def test_a_run_from_and_to_a_store_is_the_local_one(
     assert f"{NUM_UNITS} planned, {NUM_UNITS} committed, 0 to do" in again.stderr
     assert result_of(download(store, "bucket/out", tmp_path / "second")) == local
     assert len(list((tmp_path / "second" / MARKERS).iterdir())) == NUM_UNITS
+
+
+@pytest.mark.parametrize("store", ["gs"], indirect=True)
+def test_an_emulator_answers_though_its_driver_was_imported_before(store: Store, tmp_path: Path) -> None:
+    found = f"Folder({store.uri('bucket/photos')!r}, {store.options!r}).read_bytes('a.tar', num_bytes=4)"
+    program = f"import gcsfs; from facemill.transforms.ops.storage import Folder; print({found})"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GCSFS_")}
+    command = [sys.executable, "-c", program]
+    asked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=clean, timeout=60)
+    assert asked.stdout.startswith("b'"), asked.stderr
 
 
 def test_with_every_twentieth_request_spoiled_nothing_is_lost_or_doubled(

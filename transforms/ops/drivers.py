@@ -20,8 +20,6 @@ from facemill.transforms.ops.store_errors import explain
 _STORES = {"s3a": "s3", "gcs": "gs", "az": "abfs", "abfss": "abfs", "https": "http"}
 _EXTRAS = {"s3": "s3", "gs": "gcs", "abfs": "azure"}
 _LOGGERS = ("asyncio", "azure", "fsspec", "gcsfs", "s3fs")  # log with a traceback what is raised as well, or retried
-# gcsfs asks each bucket for its kind by gRPC, which emulators do not speak, and waits for minutes.
-_GRPC_SWITCH = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
 # Up to when an answer must begin or go on; aiohttp's own limit is 300 s for a whole file, however large.
 _CONNECT_SECONDS, _READ_SECONDS = 20.0, 30.0
 
@@ -47,16 +45,26 @@ def resolve_uri(uri: str, storage_options: Mapping[str, Any]) -> tuple[fsspec.Ab
     """
     store = store_of(uri)
     try:
-        fs, path = fsspec.core.url_to_fs(uri, **_options(store, storage_options))
+        fs, path = _driver(uri, store, _options(store, storage_options))
     except ImportError as error:
         how = f'pip install "facemill[{_EXTRAS[store]}]"' if store in _EXTRAS else str(error)
         raise ConfigError(f"cannot use {uri}, whose driver is not installed: {how}") from error
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"cannot use {uri}: {explain(error, uri, store).strerror}") from error
     if isinstance(fs, LocalFileSystem):
-        return fs, str(path)
+        return fs, path
     _set_up(fs, store)
-    return RetryingFileSystem(fs, signatures=storage_options.get(SIGNED_URLS)), str(path)
+    return RetryingFileSystem(fs, signatures=storage_options.get(SIGNED_URLS)), path
+
+
+def _driver(uri: str, store: str, options: Mapping[str, Any]) -> tuple[fsspec.AbstractFileSystem, str]:
+    if store == "gs" and ("endpoint_url" in options or "STORAGE_EMULATOR_HOST" in os.environ):
+        # gcsfs's other class asks each bucket for its kind by gRPC, which no emulator speaks, and waits for minutes.
+        from gcsfs.core import GCSFileSystem
+
+        return GCSFileSystem(**options), str(GCSFileSystem._strip_protocol(uri))
+    fs, path = fsspec.core.url_to_fs(uri, **options)
+    return fs, str(path)
 
 
 def _options(store: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,8 +74,6 @@ def _options(store: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
     if store == "http":
         return {**options, "client_kwargs": {"timeout": _time_out(), **options.get("client_kwargs", {})}}
     if store == "gs":
-        if "endpoint_url" in options or "STORAGE_EMULATOR_HOST" in os.environ:
-            os.environ.setdefault(_GRPC_SWITCH, "false")
         return {"requests_timeout": _time_out(), **options}
     if store == "s3":  # with more, s3fs asks for the size of each file before it reads it
         return {"max_concurrency": 1, **options}
