@@ -404,7 +404,14 @@ def test_the_package_holds_what_a_worker_needs_and_no_more(sdist: Path, checkout
     assert not set(needed) - files.keys()
     tops = {name.split("/")[0] for name in files}
     assert tops == {*PACKAGED, *FOLDERS, "PKG-INFO", "setup.cfg", "facemill.egg-info"}
-    assert len(sdist.read_bytes()) < 300_000
+    assert {Path(name).suffix for name in files if name.split("/")[0] in FOLDERS} == {
+        ".py",
+        ".yaml",
+        ".jinja",
+        ".css",
+        ".js",
+    }
+    assert max(map(len, files.values())) < 50_000
 
 
 def make_environment(folder: Path, *requirements: str, cwd: Path, **variables: str) -> Path:
