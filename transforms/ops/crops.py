@@ -46,12 +46,13 @@ class WriteOptions:
 
 
 def encode_crop(crop: np.ndarray, options: WriteOptions) -> bytes:
-    """(H, W, 3) uint8 RGB -> the bytes of a JPEG or PNG file."""
+    """(H, W, 3) uint8 RGB, or (H, W, 4) of which the fourth is left aside -> the bytes of a JPEG or PNG file."""
     if options.image_format == "jpeg":
         # In less than half the time of cv2.imencode, by the same library.
         pixels = np.ascontiguousarray(crop)
-        return bytes(simplejpeg.encode_jpeg(pixels, options.jpeg_quality, "RGB", _SUBSAMPLING, fastdct=False))
-    done, encoded = cv2.imencode(options.extension, crop[:, :, ::-1])
+        layout = "RGB" if crop.shape[2] == 3 else "RGBX"
+        return bytes(simplejpeg.encode_jpeg(pixels, options.jpeg_quality, layout, _SUBSAMPLING, fastdct=False))
+    done, encoded = cv2.imencode(options.extension, crop[:, :, 2::-1])
     assert done, f"OpenCV could not encode a crop of shape {crop.shape} as {options.image_format}"
     return encoded.tobytes()
 

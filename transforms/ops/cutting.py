@@ -45,7 +45,7 @@ def cut_crops(
     """
 
     def cut(matrix: np.ndarray, template: Template) -> bytes:
-        return encode_crop(warp_affine(image, matrix, template.size_wh, border=align.border), write)
+        return encode_crop(warp_affine(image, matrix, template.size_wh, border=align.border, may_pad=True), write)
 
     return tuple(None if placed is None else tuple(map(cut, placed, templates)) for placed in matrices)
 

@@ -29,9 +29,14 @@ _ON_EDGE = 1e-6
 
 
 def warp_affine(
-    image: np.ndarray, matrix: np.ndarray, size_wh: tuple[int, int], *, border: Border = "black"
+    image: np.ndarray,
+    matrix: np.ndarray,
+    size_wh: tuple[int, int],
+    *,
+    border: Border = "black",
+    may_pad: bool = False,
 ) -> np.ndarray:
-    """Cut a crop: (H, W, 3) uint8 and (2, 3) -> (h, w, 3) uint8, C-contiguous.
+    """Cut a crop: (H, W, 3) uint8 and (2, 3) -> (h, w, 3) uint8, C-contiguous; with `may_pad` also (h, w, 4).
 
     When shrinking, each pixel of the crop is the mean over about the area it covers in the picture, so nothing
     aliases: the picture is averaged over rectangles of whole pixels, sampled at twice the crop's size and averaged
@@ -39,6 +44,8 @@ def warp_affine(
     plain bilinear: cubic would be sharper, but it overshoots at edges, and recognition sets are commonly made by
     bilinear. `border` rules what lies outside of the picture: one colour, the nearest pixel, or the mirrored picture.
     Only the region that the crop covers is read, so time and memory do not grow with the picture.
+
+    The fourth channel means nothing. It is there as OpenCV warps in four, and to take it off costs time.
 
     ValueError where the crop reaches many times farther than the picture, or is so far away from it.
     """
@@ -72,7 +79,7 @@ def warp_affine(
     )
     if oversampling > 1:
         crop = cv2.resize(crop, size_wh, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB)
+    return crop if may_pad else cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB)
 
 
 def _whole_pixels(
