@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import signal
 import sys
@@ -23,7 +24,7 @@ from facemill.pipeline.commands import (
     run,
     templates,
 )
-from facemill.pipeline.commands.arguments import EXIT_INTERRUPTED, EXIT_LOST, EXIT_USAGE
+from facemill.pipeline.commands.arguments import EXIT_CODES, EXIT_INTERRUPTED, EXIT_LOST, EXIT_USAGE
 
 _COMMANDS = (run, report, crop, filter, duplicates, export, templates, check_crops, detect, demo)
 
@@ -31,6 +32,12 @@ _COMMANDS = (run, report, crop, filter, duplicates, export, templates, check_cro
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: {message}\nSee {self.prog} --help\n")
+
+    def refuse(self, arguments: Sequence[str]) -> NoReturn:
+        """Say that these are unknown, and which option the first may be meant for."""
+        near = difflib.get_close_matches(arguments[0], self._option_string_actions, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        self.error(f"unrecognized arguments: {' '.join(arguments)}{hint}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     known, unknown = parser.parse_known_args(arguments)
     if unknown and getattr(known, "runner", None) is None:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        known.parser.refuse(unknown)
     advice = getattr(known, "advice", "")
     try:
         code = int(known.command(known, unknown))
@@ -86,6 +93,9 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(commands)
+    for subparser in commands.choices.values():
+        subparser.set_defaults(parser=subparser)
+        subparser.epilog = f"{subparser.epilog} {EXIT_CODES}" if subparser.epilog else EXIT_CODES
     return parser
 
 

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from facemill.models.accelerators import resolve_accelerator
 from facemill.models.errors import ConfigError
 from facemill.models.options import DetectorOptions
+from facemill.pipeline.presets import preset_names
 from facemill.transforms.ops.alignment import AlignOptions
 from facemill.transforms.ops.crops import WriteOptions
 from facemill.transforms.ops.options import DecodeOptions, LandmarkOptions, RunOptions
@@ -87,19 +88,14 @@ def settle_accelerator(config: Config) -> Config:
     return replace(config, detect=replace(config.detect, accelerator=accelerator))
 
 
-def preset_names() -> list[str]:
-    """The names of the presets that come with facemill."""
-    folder = resources.files("facemill.configs")
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
-
-
-def first_difference(ours: Tree, theirs: Tree) -> str | None:
-    """The first key in which two configurations differ, with both values, or None."""
+def describe_differences(ours: Tree, theirs: Tree) -> str:
+    """The keys in which two configurations differ, with both values; empty where they do not."""
     flat_ours, flat_theirs = dict(_flatten(ours)), dict(_flatten(theirs))
-    for key in sorted(flat_ours.keys() | flat_theirs.keys()):
-        if flat_ours.get(key) != flat_theirs.get(key):
-            return f"{key} is {flat_ours.get(key)!r} now and was {flat_theirs.get(key)!r} there"
-    return None
+    return ", ".join(
+        f"{key} is {flat_ours.get(key)!r} now and was {flat_theirs.get(key)!r} there"
+        for key in sorted(flat_ours.keys() | flat_theirs.keys())
+        if flat_ours.get(key) != flat_theirs.get(key)
+    )
 
 
 def _flatten(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:

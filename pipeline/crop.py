@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from facemill.models.errors import ConfigError
-from facemill.pipeline.config import Config, first_difference, lay_over
+from facemill.pipeline.config import Config, describe_differences, lay_over
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.template_files import choose_templates
 from facemill.transforms.ops.credentials import check_no_signature
@@ -29,8 +29,8 @@ def crop_config(tables: Folder, *, templates: Sequence[str] = (), settings: Sequ
     check_no_signature(tables.uri)  # before it is opened, as the manifest will keep it
     earlier = open_output(tables).config
     config = lay_over(earlier, settings)
-    difference = first_difference(_of_faces(config), _of_faces(earlier))
-    if difference is not None:
+    difference = describe_differences(_of_faces(config), _of_faces(earlier))
+    if difference:
         raise ConfigError(
             f"facemill crop takes the faces as {tables.uri} has them, and {difference}; "
             "judge.* is changed by facemill filter, all else by a new facemill run"

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TextIO
 
 from facemill.models.errors import ConfigError, DamagedOutputError
-from facemill.pipeline.config import Config, first_difference, lay_over
+from facemill.pipeline.config import Config, describe_differences, lay_over
 from facemill.pipeline.export.progress import track
 from facemill.pipeline.lock import hold_lock
 from facemill.pipeline.manifest import Manifest, check_same_result, read_manifest
@@ -58,8 +58,8 @@ def filter_config(tables: Output, *, source: str | None = None, settings: Sequen
         ConfigError: One of them is wrong, or asks for more than another verdict.
     """
     config = lay_over(tables.config, settings, source=source)
-    difference = first_difference(_but_for_verdicts(config), _but_for_verdicts(tables.config))
-    if difference is not None:
+    difference = describe_differences(_but_for_verdicts(config), _but_for_verdicts(tables.config))
+    if difference:
         raise ConfigError(
             f"facemill filter judges the faces of {tables.folder.uri} anew, and {difference}; it changes judge.* alone"
         )

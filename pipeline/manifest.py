@@ -13,7 +13,7 @@ from typing import Any
 from facemill.models.accelerators import describe_engine
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.models.weights import model_files
-from facemill.pipeline.config import Config, first_difference, validate
+from facemill.pipeline.config import Config, describe_differences, validate
 from facemill.transforms.ops.layout import MANIFEST
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.tables import SCHEMA_VERSION
@@ -129,10 +129,10 @@ def check_same_result(earlier: Manifest, now: Manifest, output: Folder) -> list[
         )
     if (earlier.tables, earlier.filtered) != (now.tables, now.filtered):
         raise ConfigError(f"{output.uri} was made {_origin(earlier)}, not {_origin(now)}; choose a new output folder")
-    difference = first_difference(_result_part(now.config), _result_part(earlier.config))
-    if difference is None and earlier.models != now.models:
+    difference = describe_differences(_result_part(now.config), _result_part(earlier.config))
+    if not difference and earlier.models != now.models:
         difference = "the model files are others"
-    if difference is not None:
+    if difference:
         raise ConfigError(
             f"{output.uri} was made with another configuration: {difference}; "
             "use the same, or choose a new output folder"

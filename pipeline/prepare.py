@@ -13,7 +13,7 @@ from facemill.pipeline.output_folder import check_whole
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.plan import Plan, append_units, plan_new_inputs, read_plan
 from facemill.pipeline.request import RunRequest
-from facemill.pipeline.roots import check_disjoint, name_roots
+from facemill.pipeline.roots import absolute_uri, check_disjoint, check_not_moved, name_roots
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
@@ -59,7 +59,8 @@ class _NewInputs:
         if not len(plan) and not listings:
             raise ConfigError(f"{request.output.uri} holds no run to go on with; name the --input")
         self._request = request
-        self._earlier = earlier.inputs if earlier else {}
+        known = earlier.inputs if earlier else {}
+        self._earlier = {**known, **_moved(request.moved, known)}
         self._named = name_roots(listings, self._earlier)
         self._err = err
         self.uris = {**self._earlier, **{name: listing.root.uri for name, listing in self._named.items()}}
@@ -67,7 +68,10 @@ class _NewInputs:
 
     def units(self, plan: Plan) -> list[Unit]:
         """Units for the inputs that the plan does not have yet."""
-        check_disjoint(self._named, self._earlier, plan.known_sizes())
+        known = plan.known_sizes()
+        check_disjoint(self._named, self._earlier, known)
+        for warning in check_not_moved(self._named, self._earlier, known):
+            self._err.write(f"warning: {warning}\n")
         return plan_new_inputs(
             plan,
             self._named,
@@ -130,5 +134,6 @@ def _moved(moved: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]
     """The new URIs, such that they do not depend on where the process runs."""
     unknown = sorted(moved.keys() - known.keys())
     if unknown:
-        raise ConfigError(f"--moved names the input {unknown[0]!r}, and TABLES has {', '.join(sorted(known))}")
-    return {name: Folder(uri).absolute().uri for name, uri in moved.items()}
+        names = ", ".join(sorted(known)) or "no earlier run"
+        raise ConfigError(f"--moved names the input {unknown[0]!r}, and there is {names}")
+    return {name: absolute_uri(Folder(uri)) for name, uri in moved.items()}

@@ -27,7 +27,7 @@ class RunRequest:
         retry_failed: Do units again that hold failures which may have been passing.
         report: Write the report at the end, unless `run.report` of the configuration says no.
         tables: An earlier output folder whose kept faces are cropped anew; it takes the place of the inputs.
-        moved: Where input roots of `tables` lie now, by their name.
+        moved: Where input roots of the earlier run, or of `tables`, lie now, by their name.
     """
 
     inputs: Sequence[str]

@@ -79,6 +79,44 @@ def check_disjoint(listings: Mapping[str, Listing], earlier: Mapping[str, str], 
                     raise ConfigError(_twice(full, outer_uri, inner_uri))
 
 
+def check_not_moved(listings: Mapping[str, Listing], earlier: Mapping[str, str], known: Mapping[str, int]) -> list[str]:
+    """Refuse a new root that looks like an earlier one, moved; returns warnings of those that share a part with one.
+
+    It does where all inputs of the one are among those of the other by name and size, unless both are listed now.
+
+    Args:
+        listings: By root name.
+        earlier: URI by name of the roots of earlier runs.
+        known: The bytes of the planned inputs, by `root/path`.
+
+    Raises:
+        ConfigError: Names both, and the ways out.
+    """
+    warnings = []
+    for new in sorted(listings.keys() - earlier.keys()):
+        listing = listings[new]
+        for old in sorted(earlier.keys() - listings.keys()):
+            sizes = zip(listing.names, listing.sizes, strict=True)
+            num_alike = sum(size > 0 and known.get(f"{old}/{path}") == size for path, size in sizes)
+            if not num_alike:
+                continue
+            share = f"{num_alike:,} of {len(listing.names):,} inputs of {listing.root.uri}"
+            message = f"{share} have the name and size of one of {old} ({earlier[old]})"
+            if num_alike in (len(listing.names), sum(source.startswith(f"{old}/") for source in known)):
+                raise ConfigError(
+                    f"{message}, and would be in the output twice; if the folder was moved, add "
+                    f"--moved {old}={listing.root.uri}; if these are others, name both folders as --input"
+                )
+            warnings.append(f"{message}, and will be in the output twice")
+    return warnings
+
+
+def absolute_uri(folder: Folder) -> str:
+    """The URI as that of a listing's root: it does not depend on where the process runs."""
+    path = os.path.abspath(folder.path) if folder.is_local else folder.path.rstrip("/")
+    return str(folder.fs.unstrip_protocol(path))
+
+
 def _twice(path: str, outer_uri: str, inner_uri: str) -> str:
     return f"the input {path} lies below two input roots, {outer_uri} and {inner_uri}; name only one of them"
 

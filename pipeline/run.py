@@ -186,8 +186,10 @@ def _needed_roots(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> l
     for name in needed:
         root = job.roots[name]
         if root.is_local and not root.exists(""):
-            moved = f", or say --moved {name}=URI where it lies now" if job.tables is not None else ""
-            raise ConfigError(f"the input {name} ({root.uri}) is gone; bring it back{moved}, then run the same command")
+            raise ConfigError(
+                f"the input {name} ({root.uri}) is gone; bring it back, then run the same command, "
+                f"or say with --moved {name}=URI where it lies now"
+            )
     return [job.roots[name] for name in needed]
 
 

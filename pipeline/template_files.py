@@ -32,7 +32,7 @@ def load_templates(path: str) -> dict[str, TemplateDefinition]:
 
 
 def choose_templates(arguments: Sequence[str], options: AlignOptions) -> AlignOptions:
-    """The options with the templates that a command line names instead: by name, or YAML files, all of which is taken.
+    """The options with the templates that a command line names instead: by name, several with commas, or YAML files.
 
     Raises:
         ConfigError: A name is unknown or comes twice, or a file cannot be read.
@@ -41,7 +41,7 @@ def choose_templates(arguments: Sequence[str], options: AlignOptions) -> AlignOp
     own = dict(options.own)
     for argument in arguments:
         if not _is_file(argument):
-            names.append(argument)
+            names += argument.split(",")  # no name has a comma
             continue
         for name, definition in load_templates(argument).items():
             if own.setdefault(name, definition) != definition:

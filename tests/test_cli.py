@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from pictures import portrait, scenery, write_loose
 
+from facemill.pipeline.cli import main
+
 # A shell's Python has buffered output, whatever the environment of these tests says.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 HEAVY = ("apache_beam", "numpy", "cv2", "pyarrow", "onnxruntime", "pydantic", "fsspec")
@@ -40,6 +42,11 @@ RUN = ("run", "--input", "photos", "--output", "never")
 WRONG = [
     ("", "the following arguments are required: COMMAND"),
     ("mill", "invalid choice: 'mill'"),
+    ("report out --sede 1", "facemill report: unrecognized arguments: --sede 1; did you mean --seed?"),
+    pytest.param(["report", ""], "argument OUT: an empty name; for the folder you are in write .", id="empty OUT"),
+    pytest.param([*RUN, "--faces", ""], "argument --faces: an empty name", id="empty --faces"),
+    pytest.param(["demo", "--output", ""], "argument --output: an empty name", id="empty --output"),
+    ("RUN --template arcface112,ffhq", "got 'ffhq'"),
     ("run --input photos", "the following arguments are required: --output"),
     ("run --inputs photos --output never", "unrecognized arguments: --inputs"),
     ("detect photos --fast", "unrecognized arguments: --fast"),
@@ -70,14 +77,23 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("line", "message"), WRONG)
-def test_wrong_usage_ends_with_2_and_says_what_is_wrong(line: str, message: str, folder: Path) -> None:
-    arguments = line.replace("RUN", " ".join(RUN)).split()
-    done = facemill(*arguments, folder=folder)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert message in done.stderr
-    assert done.stderr.startswith("facemill")
-    assert len(done.stderr.splitlines()) <= 2
+def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
+    line: str | list[str],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    try:
+        code: object = main(line.replace("RUN", " ".join(RUN)).split() if isinstance(line, str) else line)
+    except SystemExit as ended:
+        code = ended.code
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    assert message in said.err
+    assert said.err.startswith("facemill")
+    assert len(said.err.splitlines()) <= 2
     assert not (folder / "never").exists(), "something was written before the request was checked"
 
 

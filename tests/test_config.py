@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from facemill.models.errors import ConfigError
-from facemill.pipeline.config import Config, first_difference, load_config, preset_names
+from facemill.pipeline.config import Config, describe_differences, load_config
+from facemill.pipeline.presets import preset_names
 
 
 def test_defaults_are_the_references() -> None:
@@ -75,7 +76,7 @@ def test_the_fingerprint_ignores_what_does_not_change_the_result() -> None:
     assert load_config(None, ["detect.min_face_size_px=21"]).fingerprint != base.fingerprint
 
 
-def test_first_difference() -> None:
-    ours, theirs = {"a": {"x": 1, "y": 2}}, {"a": {"x": 1, "y": 3}}
-    assert first_difference(ours, ours) is None
-    assert first_difference(ours, theirs) == "a.y is 2 now and was 3 there"
+def test_all_that_differs_is_named() -> None:
+    ours, theirs = {"a": {"x": 1, "y": 2}, "b": {"z": "c"}}, {"a": {"x": 1, "y": 3}, "b": {"z": None}}
+    assert describe_differences(ours, ours) == ""
+    assert describe_differences(ours, theirs) == "a.y is 2 now and was 3 there, b.z is 'c' now and was None there"

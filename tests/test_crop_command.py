@@ -326,7 +326,7 @@ def test_an_archive_that_was_moved(tmp_path: Path) -> None:
     loose.rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"the input photos \(.*\) is gone"):
         crop(tmp_path / "out", tmp_path / "again")
-    with pytest.raises(ConfigError, match="--moved names the input 'picures', and TABLES has photos"):
+    with pytest.raises(ConfigError, match="--moved names the input 'picures', and there is photos"):
         crop(tmp_path / "out", tmp_path / "again", moved={"picures": str(tmp_path / "elsewhere")})
     assert crop(tmp_path / "out", tmp_path / "again", moved={"photos": str(tmp_path / "elsewhere")}).is_complete
     (tmp_path / "again" / marker_name("unit-000000")).unlink()

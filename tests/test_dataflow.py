@@ -37,11 +37,12 @@ from pictures import archive, read_crops, read_table, write_tar
 
 from facemill.pipeline.cli import main
 from facemill.pipeline.commands.arguments import EXIT_USAGE
-from facemill.pipeline.config import load_config, preset_names
+from facemill.pipeline.config import load_config
 from facemill.pipeline.flex_template import launch, to_arguments
 from facemill.pipeline.graph import process_units
 from facemill.pipeline.job import Job
 from facemill.pipeline.plan import append_units, read_plan
+from facemill.pipeline.presets import preset_names
 from facemill.pipeline.run import RunRequest, run
 from facemill.pipeline.schedule import ReadPlan, pending_rows
 from facemill.transforms.elements import ElementCoder

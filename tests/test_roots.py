@@ -9,7 +9,7 @@ import pytest
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.listing import Listing
-from facemill.pipeline.roots import check_disjoint, leave_out, name_roots
+from facemill.pipeline.roots import check_disjoint, check_not_moved, leave_out, name_roots
 from facemill.transforms.ops.storage import Folder
 
 
@@ -71,6 +71,36 @@ def test_an_input_below_two_roots_is_refused(
     named = {name: listing(*parts) for name, parts in listings.items()}
     with pytest.raises(ConfigError, match=r"a/1 lies below two input roots, file:///data and file:///data/a;"):
         check_disjoint(named, earlier, known)
+
+
+OLD, KNOWN = {"old": "file:///old"}, {"old/a": 1, "old/bb": 2}
+
+
+@pytest.mark.parametrize("names", [["a", "bb"], ["a", "bb", "c"], ["bb"]], ids=["all", "it has grown", "it has shrunk"])
+def test_a_root_that_was_moved_is_refused(names: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--moved old=file:///new; if these are others, name both folders"):
+        check_not_moved({"new": listing("file:///new", *names)}, OLD, KNOWN)
+
+
+def test_a_root_that_shares_a_part_with_another_is_told() -> None:
+    (warning,) = check_not_moved({"new": listing("file:///new", "a", "c")}, OLD, KNOWN)
+    assert warning.startswith("1 of 2 inputs of file:///new have the name and size of one of old (file:///old)")
+
+
+@pytest.mark.parametrize(
+    ("listings", "known"),
+    [
+        pytest.param({"new": listing("file:///new", "c", "d")}, KNOWN, id="other names"),
+        pytest.param({"new": listing("file:///new", "a", "bb")}, {"old/a": 5, "old/bb": 5}, id="other sizes"),
+        pytest.param({"new": listing("file:///new", "")}, {"old/": 0}, id="sizes that nobody knows"),
+        pytest.param({"old": listing("file:///old", "a", "bb")}, KNOWN, id="the same root"),
+        pytest.param(
+            {"old": listing("file:///old", "a", "bb"), "new": listing("file:///new", "a", "bb")}, KNOWN, id="both named"
+        ),
+    ],
+)
+def test_roots_that_are_others_are_taken(listings: dict[str, Listing], known: dict[str, int]) -> None:
+    assert check_not_moved(listings, OLD, known) == []
 
 
 @pytest.mark.parametrize(

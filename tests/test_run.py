@@ -148,6 +148,20 @@ def test_an_input_folder_that_is_gone_is_not_written_off(tmp_path: Path) -> None
     assert start([], out).account.statuses["ok"] == 8
 
 
+def test_an_archive_that_was_moved_is_not_done_twice(tmp_path: Path) -> None:
+    folder = write_loose(tmp_path / "photos", {f"{i}.jpg": portrait(i) for i in range(4)})
+    out = tmp_path / "out"
+    start([str(folder)], out)
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    write_loose(elsewhere, {"new.jpg": portrait(4)})
+    with pytest.raises(ConfigError, match=r"4 of 5 inputs of file:///\S+/elsewhere .* --moved photos=file:///"):
+        start([str(elsewhere)], out)
+    with pytest.raises(ConfigError, match="--moved names the input 'fotos', and there is photos"):
+        start([str(elsewhere)], out, moved={"fotos": str(elsewhere)})
+    assert start([str(elsewhere)], out, moved={"photos": str(elsewhere)}).account.num_images == 5
+    assert start([str(elsewhere)], out).account.num_images == 5, "it is told once"
+
+
 def test_an_earlier_output_in_the_input_is_no_input(tmp_path: Path) -> None:
     folder = write_loose(tmp_path / "photos", {"1.jpg": portrait(1)})
     start([str(folder)], folder / "first")

@@ -7,28 +7,70 @@ import json
 import os
 from typing import Any
 
+from facemill.pipeline.presets import preset_names
+
 EXIT_DONE, EXIT_LOST, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_CODES = "Exit codes: 0 done, 1 something was lost or does not balance, 2 bad usage, 130 interrupted."
 GOES_ON = "; what was committed is valid, and the same command goes on from there"
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """`OUT`, an output folder that is read."""
+    parser.add_argument("source", type=uri, metavar="OUT", help="the output folder of a run, local or any fsspec URL")
+
+
+def add_new_output(parser: argparse.ArgumentParser) -> None:
+    """`--output`, where it must not be that which is read."""
+    parser.add_argument(
+        "--output", required=True, type=uri, metavar="NEW", help="another folder, local or any fsspec URL"
+    )
 
 
 def add_config(parser: argparse.ArgumentParser, *, example: str = "detect.min_face_size_px=40") -> None:
     """`--config` and `--set`."""
+    names = ", ".join(preset_names())
+    parser.add_argument("--config", metavar="NAME|FILE", help=f"a preset ({names}) or a YAML file")
+    add_settings(parser, f"one value of the configuration, e.g. {example}; may be given several times")
+
+
+def add_settings(parser: argparse.ArgumentParser, text: str) -> None:
+    """`--set`."""
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", help=text)
+
+
+def add_template(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """`--template`, of which there may be several."""
     parser.add_argument(
-        "--config", metavar="NAME|FILE", help="a preset (default, recognition, annotation) or a YAML file"
+        "--template",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="T",
+        help=f"names of templates, or YAML files with templates of your own (default: {default})",
     )
+
+
+def add_moved(parser: argparse.ArgumentParser) -> None:
+    """`--moved`."""
     parser.add_argument(
-        "--set",
+        "--moved",
+        type=pair,
         action="append",
         default=[],
-        dest="settings",
-        metavar="KEY=VALUE",
-        help=f"e.g. {example}",
+        metavar="NAME=URI",
+        help="where an input folder of the earlier run lies now; NAME is what its image_id begin with",
     )
 
 
 def add_storage_options(parser: argparse.ArgumentParser) -> None:
     """`--storage-options`."""
-    parser.add_argument("--storage-options", type=mapping, default={}, metavar="JSON", help="for fsspec, such as keys")
+    parser.add_argument(
+        "--storage-options",
+        type=mapping,
+        default={},
+        metavar="JSON",
+        help='options of the fsspec file system, e.g. {"anon": true} for a public bucket',
+    )
 
 
 def add_retry_failed(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +97,15 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         help="processes on this machine (default: %(default)s); a cluster has its own",
     )
     parser.add_argument("--runner", metavar="R", help="FlinkRunner, SparkRunner, DataflowRunner or another of Beam's")
-    parser.add_argument("--beam-options", metavar="FILE", help="YAML file of options for the Beam runner")
+    parser.add_argument("--beam-options", type=uri, metavar="FILE", help="YAML file of options for the Beam runner")
     parser.add_argument("--detach", action="store_true", help="submit the runner's job and leave it to itself")
+
+
+def uri(text: str) -> str:
+    """The name of a file or folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name; for the folder you are in write .")
+    return text
 
 
 def positive(text: str) -> int:

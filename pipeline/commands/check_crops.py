@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE, add_storage_options, positive
+from facemill.pipeline.commands.arguments import EXIT_DONE, add_storage_options, add_template, positive, uri
 
 
 def add_parser(commands: Any) -> None:
@@ -17,19 +17,12 @@ def add_parser(commands: Any) -> None:
         "differ from the nearest. Crops may be loose, in folders, or in shards.",
         epilog="docs/templates.md says what is measured, and how sure the verdict is.",
     )
-    check.add_argument("crops", metavar="DIR", help="folder, glob or file, local or any fsspec URL")
+    check.add_argument("crops", type=uri, metavar="CROPS", help="folder, glob or file, local or any fsspec URL")
     check.add_argument(
         "--count", type=positive, default=200, metavar="N", help="crops to look at (default: %(default)s)"
     )
-    check.add_argument("--seed", type=int, default=0, metavar="S", help="of the sample (default: %(default)s)")
-    check.add_argument(
-        "--template",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="T",
-        help="names of templates, or YAML files with templates of your own (default: all that come with facemill)",
-    )
+    check.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample (default: %(default)s)")
+    add_template(check, default="all that come with facemill")
     check.add_argument("--json", action="store_true", help="print JSON")
     add_storage_options(check)
     check.set_defaults(command=_check_crops)

@@ -9,11 +9,15 @@ from facemill.pipeline.commands.arguments import (
     EXIT_DONE,
     EXIT_LOST,
     GOES_ON,
+    add_moved,
+    add_new_output,
     add_report,
     add_retry_failed,
+    add_settings,
+    add_source,
     add_storage_options,
+    add_template,
     add_workers,
-    pair,
 )
 
 
@@ -23,36 +27,15 @@ def add_parser(commands: Any) -> None:
         "crop",
         help="new crops of the faces of an earlier output, in one or more templates",
         description="Cut the kept faces of an earlier output folder anew, without detecting again: from the original "
-        "images, of which only those with a kept face are decoded, once for all templates. OUT gets the same tables.",
+        "images, of which only those with a kept face are decoded, once for all templates. NEW gets the same tables.",
         epilog="To keep other faces than the earlier run did: facemill filter. All templates: facemill templates. "
         "With --runner, all further options go to Beam.",
     )
-    crop.add_argument("tables", metavar="TABLES", help="the earlier output folder, local or any fsspec URL")
-    crop.add_argument("--output", required=True, metavar="URI", help="a new output folder, local or any fsspec URL")
-    crop.add_argument(
-        "--template",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="T",
-        help="names of templates, or YAML files with templates of your own (default: that of TABLES)",
-    )
-    crop.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar="KEY=VALUE",
-        help="of the sections align, write, decode and run, e.g. write.image_format=png; otherwise as in TABLES",
-    )
-    crop.add_argument(
-        "--moved",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="NAME=URI",
-        help="where an input folder of TABLES lies now; NAME is what image_id begins with",
-    )
+    add_source(crop)
+    add_new_output(crop)
+    add_template(crop, default="that of OUT")
+    add_settings(crop, "of the sections align, write, decode and run, e.g. write.image_format=png; otherwise as in OUT")
+    add_moved(crop)
     add_retry_failed(crop)
     add_report(crop)
     add_storage_options(crop)
@@ -65,7 +48,7 @@ def _crop(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     from facemill.pipeline.run import RunRequest, run
     from facemill.transforms.ops.storage import Folder
 
-    tables = Folder(options.tables, options.storage_options)
+    tables = Folder(options.source, options.storage_options)
     result = run(
         RunRequest(
             inputs=(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE, EXIT_LOST
+from facemill.pipeline.commands.arguments import EXIT_DONE, EXIT_LOST, uri
 
 
 def add_parser(commands: Any) -> None:
@@ -16,7 +16,9 @@ def add_parser(commands: Any) -> None:
         description="Pack photographs of scikit-image and matplotlib into a tar shard and run the main job on it. "
         'They come with: pip install "facemill[demo]"',
     )
-    demo.add_argument("--output", default="facemill-demo", metavar="DIR", help="default: %(default)s")
+    demo.add_argument(
+        "--output", type=uri, default="facemill-demo", metavar="DIR", help="a folder here (default: %(default)s)"
+    )
     demo.set_defaults(command=_demo)
 
 

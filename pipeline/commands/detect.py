@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE, EXIT_LOST, add_config, add_storage_options
+from facemill.pipeline.commands.arguments import EXIT_DONE, EXIT_LOST, add_config, add_storage_options, uri
 
 
 def add_parser(commands: Any) -> None:
@@ -17,11 +17,13 @@ def add_parser(commands: Any) -> None:
         "height), confidence, keypoints. For one image a list; for several, a line of JSON per image.",
     )
     detect.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="files, folders, globs, URLs, or - for standard input"
+        "images", nargs="+", type=uri, metavar="IMAGE", help="files, folders, globs, URLs, or - for standard input"
     )
-    detect.add_argument("--draw", metavar="DIR", help="also write each picture with its boxes and points into DIR")
-    add_storage_options(detect)
+    detect.add_argument(
+        "--draw", type=uri, metavar="DIR", help="also write each picture with its boxes and points into DIR"
+    )
     add_config(detect)
+    add_storage_options(detect)
     detect.set_defaults(command=_detect)
 
 

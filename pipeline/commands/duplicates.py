@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE, add_storage_options, positive
+from facemill.pipeline.commands.arguments import EXIT_DONE, add_source, add_storage_options, positive, uri
 
 if TYPE_CHECKING:
     from facemill.pipeline.duplicates import GroupCounts
@@ -28,22 +28,22 @@ def add_parser(commands: Any) -> None:
         "hashes are near: the same photograph, compressed, resized, lit or cut anew. No image is read. Writes "
         "OUT/duplicates/images.parquet and faces.parquet, with a row for each member of a group.",
     )
-    duplicates.add_argument("output", metavar="OUT", help="an output folder, local or any fsspec URL")
+    add_source(duplicates)
     duplicates.add_argument(
         "--near-distance",
         type=int,
         default=_NEAR_DISTANCE,
-        metavar="D",
-        help="in how many of their 256 bits the hashes of near faces may differ (default: %(default)s)",
+        metavar="BITS",
+        help="in how many of their 256 bits the hashes of near faces may differ, 0 to 64 (default: %(default)s)",
     )
     duplicates.add_argument("--all-faces", action="store_true", help="compare those that are not kept, too")
-    duplicates.add_argument("--draw", metavar="FILE", help="also draw groups of near faces as a PNG")
+    duplicates.add_argument("--draw", type=uri, metavar="FILE", help="also draw groups of near faces as a PNG")
     duplicates.add_argument(
         "--draw-groups",
         type=positive,
         default=_NUM_DRAWN,
         metavar="N",
-        help="no more than so many, those across labels first (default: %(default)s)",
+        help="with --draw, at most so many, those across labels first (default: %(default)s)",
     )
     add_storage_options(duplicates)
     duplicates.set_defaults(command=_duplicates)
@@ -57,11 +57,11 @@ def _duplicates(options: argparse.Namespace, _: list[str]) -> int:
     from facemill.transforms.ops.storage import Folder
 
     wanted = DuplicatesOptions(near_distance=options.near_distance, all_faces=options.all_faces)
-    output = open_output(Folder(options.output, options.storage_options))
+    output = open_output(Folder(options.source, options.storage_options))
     if options.draw is not None:
         check_drawable(output, options.draw)
     images, faces = find_duplicates(output, wanted, on_share=_Progress())
-    uri = options.output.rstrip("/")
+    uri = options.source.rstrip("/")
     _print("images", images, f"the same file: {uri}/{duplicates_name('images')}")
     _print("faces", faces, f"within {wanted.near_distance} of 256 bits: {uri}/{duplicates_name('faces')}")
     if options.draw is not None:

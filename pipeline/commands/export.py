@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE, add_storage_options, positive
+from facemill.pipeline.commands.arguments import (
+    EXIT_DONE,
+    add_new_output,
+    add_source,
+    add_storage_options,
+    positive,
+    uri,
+)
 
 _FORMATS = ("webdataset", "imagefolder", "hf", "tfrecord", "recordio", "lmdb", "csv")
 
@@ -17,17 +24,27 @@ def add_parser(commands: Any) -> None:
         help="a run's kept faces as a training set, in the format of your trainer",
         description="Write the kept faces of an output folder as a training set: shuffled, sharded, split by identity, "
         "with a class map. The crops are copied byte by byte. docs/export.md says what is written and how to load it.",
-        epilog="Exit codes: 0 done, 1 something was lost or does not balance, 2 bad usage, 130 interrupted.",
     )
-    export.add_argument("source", metavar="OUT", help="the output folder of a run")
-    export.add_argument("--to", required=True, choices=_FORMATS, metavar="FORMAT", help=", ".join(_FORMATS))
-    export.add_argument("--output", required=True, metavar="URI", help="a new folder, local or any fsspec URL")
+    add_source(export)
+    export.add_argument("--to", required=True, choices=_FORMATS, metavar="FORMAT", help=f"one of {', '.join(_FORMATS)}")
+    add_new_output(export)
     export.add_argument("--template", metavar="NAME", help="which crops, where a run made them with several templates")
     export.add_argument(
-        "--split", default="train=1", metavar="SHARES", help="of the identities: train=0.8,validation=0.1,test=0.1"
+        "--split",
+        default="train=1",
+        metavar="SHARES",
+        help="shares of the identities, e.g. train=0.8,validation=0.1,test=0.1 (default: %(default)s)",
     )
-    export.add_argument("--min-images", type=positive, default=1, metavar="N", help="leave out identities with fewer")
-    export.add_argument("--max-images", type=positive, metavar="N", help="take a sample of identities with more")
+    export.add_argument(
+        "--min-images",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="leave out identities with fewer (default: %(default)s)",
+    )
+    export.add_argument(
+        "--max-images", type=positive, metavar="N", help="of identities with more take a sample of so many"
+    )
     export.add_argument(
         "--unlabelled",
         choices=("drop", "keep", "error"),
@@ -37,12 +54,19 @@ def add_parser(commands: Any) -> None:
     export.add_argument(
         "--drop-duplicates", choices=("exact", "near"), help="take one of a group that facemill duplicates has found"
     )
-    export.add_argument("--seed", type=int, default=0, help="of the order, splits and samples (default: %(default)s)")
     export.add_argument(
-        "--shard-bytes", type=positive, default=256_000_000, metavar="N", help="of crops, about (default: %(default)s)"
+        "--seed", type=int, default=0, metavar="N", help="of the order, splits and samples (default: %(default)s)"
+    )
+    export.add_argument(
+        "--shard-bytes",
+        type=positive,
+        default=256_000_000,
+        metavar="N",
+        help="bytes of crops in a shard, about (default: %(default)s)",
     )
     export.add_argument(
         "--scratch",
+        type=uri,
         metavar="DIR",
         help="a folder here with room for all crops (default: in the output, or $TMPDIR)",
     )

@@ -9,6 +9,8 @@ from facemill.pipeline.commands.arguments import (
     EXIT_DONE,
     GOES_ON,
     add_config,
+    add_new_output,
+    add_source,
     add_storage_options,
     num_cores,
     positive,
@@ -22,11 +24,11 @@ def add_parser(commands: Any) -> None:
         help="other limits for the faces of an earlier output, without reading any image",
         description="Judge the faces of an earlier output folder anew, by its tables alone: NEW gets the same tables "
         "with other verdicts, and OUT is not changed. Interrupt it anywhere: the same command goes on.",
-        epilog="--config and --set are laid over the configuration of the tables and change judge.* alone. "
-        "Crops of faces that had none before: facemill crop NEW --output URI.",
+        epilog="--config and --set are laid over the configuration of OUT and change judge.* alone. "
+        "Crops of faces that had none before: facemill crop NEW --output CUT.",
     )
-    filter_.add_argument("tables", metavar="OUT", help="the earlier output folder, local or any fsspec URL")
-    filter_.add_argument("--output", required=True, metavar="NEW", help="a new output folder, local or any fsspec URL")
+    add_source(filter_)
+    add_new_output(filter_)
     add_config(filter_, example="judge.min_sharpness=0.9")
     filter_.add_argument(
         "--workers", type=positive, default=num_cores(), metavar="N", help="threads (default: %(default)s)"
@@ -40,7 +42,7 @@ def _filter(options: argparse.Namespace, _: list[str]) -> int:
     from facemill.transforms.ops.storage import Folder
 
     filter_output(
-        Folder(options.tables, options.storage_options),
+        Folder(options.source, options.storage_options),
         Folder(options.output, options.storage_options),
         source=options.config,
         settings=options.settings,

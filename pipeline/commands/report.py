@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE, add_storage_options, positive
+from facemill.pipeline.commands.arguments import EXIT_DONE, add_source, add_storage_options, positive, uri
 
 
 def add_parser(commands: Any) -> None:
@@ -18,9 +18,11 @@ def add_parser(commands: Any) -> None:
         "end: what came in and out and why, samples of kept, rejected and failed with their rows, histograms, "
         "identities, throughput and configuration. It works offline and on a phone.",
     )
-    report.add_argument("folder", metavar="OUT", help="the output folder, local or any fsspec URL")
-    report.add_argument("--output", metavar="FILE", help="where to write it (default: OUT/report.html)")
-    report.add_argument("--seed", type=int, default=0, metavar="N", help="another sample of pictures (default: 0)")
+    add_source(report)
+    report.add_argument("--output", type=uri, metavar="FILE", help="where to write it (default: OUT/report.html)")
+    report.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another sample of pictures (default: %(default)s)"
+    )
     report.add_argument(
         "--samples", type=positive, default=24, metavar="N", help="pictures of each outcome (default: %(default)s)"
     )
@@ -40,7 +42,7 @@ def _report(options: argparse.Namespace, _: list[str]) -> int:
             raise ConfigError(f"--output {options.output} names no file")
         target = (Folder(parent + slash if slash else ".", options.storage_options), name)
     written = make_report(
-        Folder(options.folder, options.storage_options),
+        Folder(options.source, options.storage_options),
         ReportOptions(seed=options.seed, num_samples=options.samples, storage_options=options.storage_options),
         target=target,
     )

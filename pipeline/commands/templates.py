@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE
+from facemill.pipeline.commands.arguments import EXIT_DONE, uri
 
 
 def add_parser(commands: Any) -> None:
@@ -26,8 +26,10 @@ def add_parser(commands: Any) -> None:
     templates.add_argument(
         "--json", action="store_true", help="print JSON, as a file of templates of your own would hold it"
     )
-    templates.add_argument("--draw", metavar="FILE", help="write a sheet of pictures into FILE, .png or .jpg")
-    templates.add_argument("--image", metavar="PHOTO", help="draw the crops of the first face in this picture")
+    templates.add_argument("--draw", type=uri, metavar="FILE", help="write a sheet of pictures into FILE, .png or .jpg")
+    templates.add_argument(
+        "--image", type=uri, metavar="PHOTO", help="with --draw, draw the crops of the first face in this picture"
+    )
     templates.set_defaults(command=_templates)
 
 
