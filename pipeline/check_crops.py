@@ -56,6 +56,11 @@ class CropSample:
     points: dict[Size, list[np.ndarray]] = field(default_factory=dict)
 
     @property
+    def num_read(self) -> int:
+        """Those that can be read."""
+        return sum(self.sizes.values())
+
+    @property
     def size_wh(self) -> Size:
         """The most common size, which alone is looked at further."""
         return max(self.sizes, key=lambda size: (self.sizes[size], size))
@@ -68,7 +73,7 @@ class CropSample:
     @property
     def is_of_one_size(self) -> bool:
         """Whether that size is common enough for crops that were made with one template."""
-        return self.sizes[self.size_wh] >= _MIN_SHARE * sum(self.sizes.values())
+        return self.sizes[self.size_wh] >= _MIN_SHARE * self.num_read
 
 
 def check_crops(
@@ -131,17 +136,20 @@ def match(sample: CropSample, options: AlignOptions) -> tuple[TemplateMatch, ...
 def explain(sample: CropSample, matches: Sequence[TemplateMatch]) -> str:
     """The verdict in words."""
     if not sample.is_of_one_size:
-        return "none fits: the crops are of many sizes, so they were not made with one template"
+        return "no template fits: the crops are of many sizes, so they were not made with one template"
     if not matches:
-        return f"none can be told: a face was found in {len(sample.faces)} crops, and it takes {_MIN_FACES}"
+        found = f"faces are found in {len(sample.faces)} of {sample.num_read} crops"
+        return f"no template can be told: {found}, fewer than the {_MIN_FACES} it takes"
     best = matches[0]
     if best.fits:
-        return _name(best, sample)
+        return f"the crops were made with {_name(best, sample)}"
     if not best.is_near:
-        return f"none fits: the faces are {'aligned, but as by no template here' if best.is_aligned else 'not aligned'}"
+        how = "aligned, but as by no template here" if best.is_aligned else "not aligned"
+        return f"no template fits: the faces are {how}"
     if best.is_aligned:
-        return f"none fits; the crops are aligned as by {_name(best, sample)}, but {_difference(best)}"
-    return f"none fits; the faces are not aligned, and the nearest is {_name(best, sample)}, but {_difference(best)}"
+        return f"no template fits: the crops are aligned as by {_name(best, sample)}, but {_difference(best)}"
+    nearest = f"the nearest is {_name(best, sample)}, but {_difference(best)}"
+    return f"no template fits: the faces are not aligned, and {nearest}"
 
 
 def _name(match: TemplateMatch, sample: CropSample) -> str:
@@ -161,19 +169,22 @@ def _difference(match: TemplateMatch) -> str:
 
 
 def _as_text(sample: CropSample, matches: Sequence[TemplateMatch]) -> str:
-    num_read = sum(sample.sizes.values())
     sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in sample.sizes.most_common(5))
     lines = [
-        f"crops     {num_read:>5}   {sizes}{', ...' if len(sample.sizes) > 5 else ''}",
+        f"crops     {sample.num_read:>5}   {sizes}{', ...' if len(sample.sizes) > 5 else ''}",
         f"  faces   {len(sample.faces):>5}   with landmarks, in crops of the most common size",
     ]
     if sample.num_failed:
         lines.append(f"  failed  {sample.num_failed:>5}   cannot be read")
     if matches:
-        lines += ["", f"{'template':<40}{'distance':>10}{'spread':>9}{'scale':>8}{'shift':>15}{'turn':>8}{'spread':>9}"]
-        lines += [_row(match, sample) for match in matches]
         lines += [
             "",
+            f"{'template':<40}{'fits':>5}{'distance':>10}{'spread':>9}{'scale':>8}{'shift':>15}{'turn':>8}{'spread':>9}",
+        ]
+        lines += [_row(match, sample) for match in _by_distance(matches)]
+        lines += [
+            "",
+            "The best comes first, then what fits as well, then the others by their distance.",
             "distance: of the landmarks from where the template puts them, in % of the face (the larger of the",
             "distances between the eyes and from eyes to mouth); scale, shift in px of the template and turn in",
             "degrees: of the faces against the template; all in the median. spread: the range of the middle half.",
@@ -181,10 +192,16 @@ def _as_text(sample: CropSample, matches: Sequence[TemplateMatch]) -> str:
     return "\n".join([*lines, "", f"verdict: {explain(sample, matches)}"])
 
 
+def _by_distance(matches: Sequence[TemplateMatch]) -> list[TemplateMatch]:
+    """The best and those that fit stay in front, as their limits differ; the others by their distance."""
+    return sorted(matches, key=lambda match: 0.0 if match.fits or match is matches[0] else match.distance)
+
+
 def _row(match: TemplateMatch, sample: CropSample) -> str:
     across, down = match.shift_px
     return (
-        f"{_name(match, sample):<40}{100 * match.distance:>8.1f} %{100 * match.distance_spread:>7.1f} %"
+        f"{_name(match, sample):<40}{'yes' if match.fits else 'no':>5}"
+        f"{100 * match.distance:>8.1f} %{100 * match.distance_spread:>7.1f} %"
         f"{match.scale:>8.2f}{across:>8.1f},{down:>6.1f}{match.turn_deg:>8.1f}{match.turn_spread_deg:>9.1f}"
     )
 
@@ -192,7 +209,7 @@ def _row(match: TemplateMatch, sample: CropSample) -> str:
 def _as_json(sample: CropSample, matches: Sequence[TemplateMatch]) -> str:
     fits = bool(matches) and matches[0].fits and sample.is_of_one_size
     content = {
-        "crops": sum(sample.sizes.values()),
+        "crops": sample.num_read,
         "failed": sample.num_failed,
         "faces": len(sample.faces),
         "size": list(sample.size_wh),

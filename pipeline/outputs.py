@@ -78,6 +78,12 @@ class Output:
         """The rows of the faces, in the order of the units."""
         return self._dataset([faces_name(unit) for unit in self.units], FACES_SCHEMA)
 
+    def count_labels(self) -> int:
+        """The number of different labels of the kept faces."""
+        with self.connect() as connection:
+            rows = connection.execute("select count(distinct label) from faces where kept").fetchall()
+        return int(rows[0][0])
+
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A database in memory with the views `images` and `faces`, which are read as they are asked for.
 

@@ -24,6 +24,7 @@ from facemill.pipeline.output_folder import (
     make_output,
     sweep_output,
 )
+from facemill.pipeline.outputs import open_output
 from facemill.pipeline.plan import Plan
 from facemill.pipeline.prepare import prepare
 from facemill.pipeline.progress import Progress
@@ -41,6 +42,8 @@ from facemill.transforms.ops.credentials import check_no_signature, separate_sig
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.layout import REPORT
 from facemill.transforms.ops.storage import Folder
+
+_MAX_COUNTED_UNITS = 1_000  # beyond, reading all tables takes a while
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,14 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         again = f"when it has ended, {command} --output {request.output.uri} counts them and does what is left"
         out.write(f"{len(pending):,} units are left to the job; {again}\n")
         return RunResult(account, outcome, is_detached=True)
-    out.write(
-        format_account(account, request.output, request.config.write.crops, request.config.align.templates) + "\n"
+    summary = format_account(
+        account,
+        request.output,
+        request.config.write.crops,
+        request.config.align.templates,
+        num_labels=_count_labels(request.output, account),
     )
+    out.write(f"{summary}\n")
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
     if request.report and request.config.run.report and account.num_units:
@@ -231,6 +239,12 @@ def _process_remotely(
         on_activity=progress.update,
         err=err,
     )
+
+
+def _count_labels(output: Folder, account: Account) -> int:
+    """The labels of the kept faces; 0 where it would take long to read the tables, and the report says it."""
+    is_quick = output.is_local and account.num_units <= _MAX_COUNTED_UNITS
+    return open_output(output).count_labels() if is_quick and account.num_kept else 0
 
 
 def _report(request: RunRequest, *, is_changed: bool, out: TextIO, err: TextIO) -> None:

@@ -108,8 +108,10 @@ def check_tables(output: Folder, units: Iterable[str], store: CropStore, templat
                 )
 
 
-def format_account(account: Account, output: Folder, store: CropStore, templates: Sequence[str]) -> str:
-    """The printed summary."""
+def format_account(
+    account: Account, output: Folder, store: CropStore, templates: Sequence[str], *, num_labels: int = 0
+) -> str:
+    """The printed summary; `num_labels` are those of the kept faces, if they were counted."""
     s = account.statuses
     lines = [
         f"images    {account.num_images:>9,}   one row each in {IMAGES}/",
@@ -125,6 +127,8 @@ def format_account(account: Account, output: Folder, store: CropStore, templates
         lines.insert(
             5, f"            {'':>9}   which and why: image_id and message of {IMAGES}/, where status = 'failed'"
         )
+    if num_labels:
+        lines.insert(-1, f"{'':>19}   of {num_labels:,} label{'s' if num_labels > 1 else ''} (identities)")
     if account.num_capped:
         lines.append(f"candidates left out by the detector's caps: {account.num_capped:,}")
     lines.append(f"units     {account.num_units:>9,}   of {account.num_planned_units:,} committed in {output.uri}")

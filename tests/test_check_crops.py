@@ -108,7 +108,7 @@ INDEPENDENT = {
 def test_the_template_is_told(name: str, tmp_path: Path) -> None:
     found = check(write_crops(tmp_path, INDEPENDENT[name]()))
     assert (found["crops"], found["faces"]) == (NUM_CROPS, NUM_CROPS)
-    assert (found["verdict"], found["explanation"]) == (name, name)
+    assert (found["verdict"], found["explanation"]) == (name, f"the crops were made with {name}")
 
 
 def enlarged(crops: list[np.ndarray], size_wh: tuple[int, int]) -> list[np.ndarray]:
@@ -129,7 +129,10 @@ FITTED: dict[str, Callable[[], list[np.ndarray]]] = {
 @pytest.mark.parametrize("explanation", FITTED)
 def test_crops_of_another_size_than_the_templates(explanation: str, tmp_path: Path) -> None:
     found = check(write_crops(tmp_path, FITTED[explanation]()))
-    assert (found["verdict"], found["explanation"]) == (explanation.partition(" ")[0], explanation)
+    assert (found["verdict"], found["explanation"]) == (
+        explanation.partition(" ")[0],
+        f"the crops were made with {explanation}",
+    )
 
 
 MIDDLE = ARCFACE.mean(axis=0)
@@ -148,7 +151,9 @@ def test_crops_that_differ_alike(how: str, tmp_path: Path) -> None:
     points, (scale, across, down, turn_deg) = MOVED[how]
     found = check(write_crops(tmp_path, by_skimage(points, (112, 112))))
     assert found["verdict"] is None
-    assert str(found["explanation"]).startswith("none fits; the crops are aligned as by arcface112, but the faces are ")
+    assert str(found["explanation"]).startswith(
+        "no template fits: the crops are aligned as by arcface112, but the faces are "
+    )
     first = found["matches"][0]  # type: ignore[index]
     assert abs(first["scale"] - scale) < 0.04
     np.testing.assert_allclose(first["shift_px"], (across, down), atol=1)
@@ -162,14 +167,14 @@ def test_how_a_difference_is_put_into_words(tmp_path: Path) -> None:
 
 
 NONE: dict[str, tuple[Callable[[], list[np.ndarray]], str]] = {
-    "photographs": (lambda: [image for image, _, _ in pictures()], "none fits[:;] the faces are not aligned"),
+    "photographs": (lambda: [image for image, _, _ in pictures()], "no template fits: the faces are not aligned"),
     "no faces": (
         lambda: [coffee()[i : i + 112, :112] for i in range(6)],
-        "none can be told: a face was found in 0 crops, and it takes 5$",
+        "no template can be told: faces are found in 0 of 6 crops, fewer than the 5 it takes$",
     ),
     "many sizes": (
         lambda: [cv2.resize(crop, (100 + i, 100)) for i, crop in enumerate(by_us("arcface112"))],
-        "none fits: the crops are of many sizes, so they were not made with one template$",
+        "no template fits: the crops are of many sizes, so they were not made with one template$",
     ),
 }
 
@@ -218,7 +223,11 @@ def test_what_is_printed(tmp_path: Path) -> None:
     assert lines[0].split() == ["crops", "8", "8", "of", "112x112"]
     assert lines[2].split()[:2] == ["failed", "1"]
     assert lines[5].startswith("arcface112 ")
-    assert lines[-1] == "verdict: arcface112"
+    assert " yes " in lines[5]
+    distances = [float(line.partition(" no ")[2].split()[0]) for line in lines if re.search(" no  ", line)]
+    assert len(distances) > 3
+    assert distances == sorted(distances)
+    assert lines[-1] == "verdict: the crops were made with arcface112"
     assert max(map(len, lines)) <= 120
 
 
@@ -357,4 +366,4 @@ def test_crops_of_real_people(name: str, shared_data: Path, tmp_path: Path) -> N
         matrix = crop_matrix(template, found.boxes[0], found.landmarks[0], (image.shape[1], image.shape[0]))
         crops.append(warp_affine(image, matrix, template.size_wh))
     assert len(crops) >= 30
-    assert check(write_crops(tmp_path, crops))["explanation"] == name
+    assert check(write_crops(tmp_path, crops))["explanation"] == f"the crops were made with {name}"

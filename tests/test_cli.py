@@ -156,6 +156,7 @@ def test_stdout_holds_the_summary_and_nothing_else(done: subprocess.CompletedPro
         ["failed", "0"],
         ["faces", "1"],
         ["kept", "1"],
+        ["of", "1"],
         ["rejected", "0"],
         ["units", "1"],
         ["report", f"{folder}/out/report.html"],
