@@ -46,7 +46,7 @@ def add_template(parser: argparse.ArgumentParser, *, default: str) -> None:
         action="extend",
         default=[],
         metavar="T",
-        help=f"names of templates, or YAML files with templates of your own (default: {default})",
+        help=f"names of templates (a b or a,b), or YAML files with templates of your own (default: {default})",
     )
 
 
@@ -58,7 +58,7 @@ def add_moved(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=URI",
-        help="where an input folder of the earlier run lies now; NAME is what its image_id begin with",
+        help="where an input folder of the earlier run lies now; NAME is what image_id begins with",
     )
 
 

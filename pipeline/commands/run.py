@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
         help="images or shards in, aligned crops and tables out",
         description="Detect, landmark, judge and align every face of an archive. Interrupt it anywhere: the same "
         "command goes on. With more input, only the new is done.",
-        epilog="By default near-frontal faces are kept; --config annotation keeps all, and so does "
+        epilog="By default near-frontal faces are kept; --config annotation keeps those of any pose, and so does "
         "facemill filter OUT --config annotation afterwards. docs/configuration.md has the presets and keys. "
         "With --runner, all further options go to Beam; docs/running.md has a page for each engine.",
     )
