@@ -180,10 +180,12 @@ def test_without_input_a_run_goes_on_with_what_was_planned(
 
 
 def test_without_input_and_settings_a_run_takes_those_it_was_begun_with(folder: Path) -> None:
-    facemill("run", "--input", "photos", "--output", "begun", "--set", "judge.keep=best", folder=folder)
+    begun = ("--set", "judge.keep=best", "--template", "arcface112,square256", "facenet160")
+    assert "crops: 3 of each" in facemill("run", "--input", "photos", "--output", "begun", *begun, folder=folder).stdout
     assert facemill("run", "--output", "begun", folder=folder).returncode == 0
     other = facemill("run", "--output", "begun", "--set", "judge.keep=largest", folder=folder)
     assert other.returncode == 2
+    assert "align.template is 'arcface112' now and was ['arcface112', 'square256', 'facenet160'] there" in other.stderr
     assert "judge.keep is 'largest' now and was 'best' there" in other.stderr
 
 
