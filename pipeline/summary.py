@@ -128,9 +128,8 @@ def format_account(
             5, f"            {'':>9}   which and why: image_id and message of {IMAGES}/, where status = 'failed'"
         )
     if num_labels:
-        lines.insert(
-            -1, f"{'':>19}   of {num_labels:,} {'labels (identities)' if num_labels > 1 else 'label (identity)'}"
-        )
+        what = "labels (identities)" if num_labels > 1 else "label (identity)"
+        lines.insert(-1, f"{'':>19}   of {num_labels:,} {what}")
     if account.num_capped:
         lines.append(f"candidates left out by the detector's caps: {account.num_capped:,}")
     lines.append(f"units     {account.num_units:>9,}   of {account.num_planned_units:,} committed in {output.uri}")
