@@ -61,7 +61,8 @@ def filter_config(tables: Output, *, source: str | None = None, settings: Sequen
     difference = describe_differences(_but_for_verdicts(config), _but_for_verdicts(tables.config))
     if difference:
         raise ConfigError(
-            f"facemill filter judges the faces of {tables.folder.uri} anew, and {difference}; it changes judge.* alone, all else a new facemill run"
+            f"facemill filter judges the faces of {tables.folder.uri} anew, and {difference}; "
+            "it changes judge.* alone, all else a new facemill run"
         )
     return config
 
