@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from facemill.pipeline.export.samples import Format, Sample, Shard, Target
+from facemill.transforms.ops.tar_writing import tar_end, tar_member
 
 
 class WebDataset(Format):
@@ -22,17 +22,9 @@ class WebDataset(Format):
         with target.destination.create(f"{shard.split.name}-{shard.index:06d}.tar") as file:
 
             def add(sample: Sample) -> None:
-                file.write(_member(f"{sample.key}{sample.extension}", sample.content))
-                file.write(_member(f"{sample.key}.cls", str(sample.class_index).encode()))
-                file.write(_member(f"{sample.key}.json", sample.to_json()))
+                file.write(tar_member(f"{sample.key}{sample.extension}", sample.content))
+                file.write(tar_member(f"{sample.key}.cls", str(sample.class_index).encode()))
+                file.write(tar_member(f"{sample.key}.json", sample.to_json()))
 
             yield add
-            end = file.tell() + 2 * tarfile.BLOCKSIZE
-            file.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
-
-
-def _member(name: str, content: bytes) -> bytes:
-    """Header and content; time and owner are zero, so that the bytes depend on the faces alone."""
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+            file.write(tar_end(file.tell()))

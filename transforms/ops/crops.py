@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -15,6 +14,7 @@ from facemill.models.errors import ConfigError
 from facemill.transforms.ops.layout import CropStore, crops_name
 from facemill.transforms.ops.storage import AtomicFile, Folder
 from facemill.transforms.ops.table_writer import TableWriter
+from facemill.transforms.ops.tar_writing import tar_end, tar_member
 
 _PARQUET_SCHEMA = pa.schema([("crop", pa.string()), ("image", pa.binary()), ("label", pa.string())])
 _GROUP_ROWS = 256
@@ -83,23 +83,16 @@ def open_crop_writer(output: Folder, unit: str, store: CropStore, template: str 
 
 
 class _TarWriter:
-    """One tar per unit; times and owners are zero, so that the bytes depend on the crops alone.
-
-    Members are written as blocks, since `TarFile` remembers each of them.
-    """
+    """One tar per unit, whose bytes depend on the crops alone."""
 
     def __init__(self, output: Folder, name: str) -> None:
         self._file = AtomicFile(output, name)
 
     def add(self, name: str, content: bytes, label: str | None) -> None:
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        padding = bytes(-len(content) % tarfile.BLOCKSIZE)
-        self._file.file.write(member.tobuf(tarfile.USTAR_FORMAT) + content + padding)
+        self._file.file.write(tar_member(name, content))
 
     def commit(self) -> None:
-        end = self._file.file.tell() + 2 * tarfile.BLOCKSIZE
-        self._file.file.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+        self._file.file.write(tar_end(self._file.file.tell()))
         self._file.commit()
 
     def discard(self) -> None:
