@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from facemill.pipeline.export.card import Feature, make_card
-from facemill.pipeline.export.files import ExportWriter
 from facemill.pipeline.export.samples import Format, Sample, Shard, Target
 from facemill.pipeline.export.selection import FACE_COLUMNS, Selection
+from facemill.transforms.ops.table_writer import RowGroups
 from facemill.transforms.ops.tables import FACES_SCHEMA
 
 _COLUMNS = tuple(name for name in FACE_COLUMNS if name != "label")
@@ -53,13 +52,30 @@ class HuggingFace(Format):
         """One Parquet file."""
         schema = _SCHEMA.with_metadata({"huggingface": json.dumps({"info": {"features": self._features}})})
         with target.destination.create(f"data/{shard.numbered}.parquet") as file:
-            rows = _RowGroups(file, schema)
-            yield rows.add
-            rows.close()
+            groups = RowGroups(
+                cast(IO[bytes], file),
+                schema,
+                group_rows=_GROUP_ROWS,
+                group_bytes=_GROUP_BYTES,
+                compression="zstd",
+                with_dictionary=["identity"],
+            )
+
+            def add(sample: Sample) -> None:
+                groups.add([_row(sample)], num_bytes=len(sample.content))
+
+            yield add
+            groups.close()
 
     def finish(self, target: Target) -> None:
         """The card."""
         target.destination.write_bytes("README.md", make_card(target, self._features).encode())
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    image = {"bytes": sample.content, "path": f"{sample.key}{sample.extension}"}
+    columns = {name: sample.face[name] for name in _COLUMNS}
+    return {"image": image, "label": sample.class_index, "identity": sample.face["label"], **columns}
 
 
 def make_features(class_names: list[str] | None) -> dict[str, Feature]:
@@ -81,31 +97,3 @@ def _class_names(selection: Selection) -> list[str] | None:
     if not 0 < selection.num_classes <= _MAX_CLASS_NAMES:
         return None
     return [found.label for found in selection.classes()]
-
-
-class _RowGroups:
-    """Gathers rows into groups that fit into memory whatever the size of the crops."""
-
-    def __init__(self, file: ExportWriter, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._writer = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=["identity"])
-        self._rows: list[dict[str, Any]] = []
-        self._num_bytes = 0
-
-    def add(self, sample: Sample) -> None:
-        image = {"bytes": sample.content, "path": f"{sample.key}{sample.extension}"}
-        columns = {name: sample.face[name] for name in _COLUMNS}
-        self._rows.append({"image": image, "label": sample.class_index, "identity": sample.face["label"], **columns})
-        self._num_bytes += len(sample.content)
-        if len(self._rows) >= _GROUP_ROWS or self._num_bytes >= _GROUP_BYTES:
-            self._flush()
-
-    def close(self) -> None:
-        if self._rows:
-            self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
-        self._num_bytes = 0
