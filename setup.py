@@ -44,7 +44,7 @@ setup(
     install_requires=[
         "apache-beam>=2.77,<3",
         "duckdb>=1.1",
-        "filelock>=3.13",
+        "filelock>=3.29.7",  # from here on it heeds a lock's file that was removed, and removes none itself
         "fsspec[http]>=2024.6",
         "google-crc32c>=1.5",
         "jinja2>=3.1.5",

@@ -22,18 +22,22 @@ _STALE_SECONDS = 90.0
 
 
 @contextmanager
-def hold_lock(output: Folder) -> Iterator[None]:
+def hold_lock(output: Folder, *, keeps_file: bool = True) -> Iterator[None]:
     """Keep other runs out of `output` inside the block.
 
     On a local disk the operating system holds the lock and gives it back when this process ends, however it ends. On an
     object store, which has no locks, a small file with the time is renewed; a run that ended without a word keeps
     others out until that file is 90 seconds old.
 
+    Args:
+        output: The output folder.
+        keeps_file: Leave the local lock's empty file there at the end.
+
     Raises:
         ConfigError: Another run holds it, or the output cannot be written to.
     """
     if output.is_local:
-        with _hold_local(output):
+        with _hold_local(output, keeps_file=keeps_file):
             yield
     else:
         with _hold_remote(output):
@@ -52,7 +56,7 @@ def _unusable(output: Folder, error: OSError) -> ConfigError:
 
 
 @contextmanager
-def _hold_local(output: Folder) -> Iterator[None]:
+def _hold_local(output: Folder, *, keeps_file: bool) -> Iterator[None]:
     lock = FileLock(output.join(LOCK))
     try:
         lock.acquire(timeout=0)
@@ -63,6 +67,9 @@ def _hold_local(output: Folder) -> Iterator[None]:
     try:
         yield
     finally:
+        if not keeps_file:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                os.unlink(output.join(LOCK))  # before the release: whoever has it open sees that it guards nothing
         lock.release()
 
 

@@ -52,11 +52,22 @@ def check_apart(output: Folder, tables: Folder | None) -> None:
     Raises:
         ConfigError: The two are one folder.
     """
-    if tables is not None and _place(tables) == _place(output):
+    if tables is not None and place_of(tables) == place_of(output):
         raise ConfigError(f"the output {output.uri} holds the tables that are to be read; choose another folder")
 
 
-def _place(folder: Folder) -> str:
+def check_outside(output: Folder, tables: Folder) -> None:
+    """Refuse to write a data set into the output folder that it is made from, whose files the commands count on.
+
+    Raises:
+        ConfigError: It would lie there.
+    """
+    if f"{place_of(output)}/".startswith(f"{place_of(tables)}/"):
+        raise ConfigError(f"the output {output.uri} lies in {tables.uri}, which is read; choose a folder beside it")
+
+
+def place_of(folder: Folder) -> str:
+    """The folder's one name, whatever way it was named."""
     return os.path.realpath(folder.path) if folder.is_local else str(folder.fs.unstrip_protocol(folder.path))
 
 

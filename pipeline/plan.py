@@ -103,6 +103,12 @@ def plan_files(output: Folder) -> list[str]:
     return [name for name in output.list_names(PLAN) if name.endswith(".parquet") and not name.startswith(".")]
 
 
+def count_units(output: Folder) -> int:
+    """How many units are planned in an output folder; the rows are not read."""
+    tables = [output.read_bytes(f"{PLAN}/{name}") for name in plan_files(output)]
+    return sum(pq.read_metadata(io.BytesIO(table)).num_rows for table in tables)
+
+
 def units_of(table: pa.Table) -> list[Unit]:
     """The units that rows of the plan describe."""
     return [_unit(row) for row in table.to_pylist()]

@@ -163,4 +163,4 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Loaded]]] = {
     "csv": _csv,
 }
 FORMATS = tuple(_READERS)
-COUNTED_PER_SPLIT = ("imagefolder", "recordio")  # their readers number the classes of each split from 0
+COUNTED_PER_SPLIT = ("imagefolder",)  # whose readers number the classes of each split from 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -12,6 +13,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,8 @@ from made_outputs import MadeFace, made_crop, write_output
 from servers import s3_server
 
 from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.export.destination import open_destination
+from facemill.pipeline.export.files import ExportWriter
 from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions, parse_splits
 from facemill.transforms.ops.storage import Folder
@@ -67,12 +72,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("export nowhere --to csv --output never", "nowhere is no output folder of facemill"),
         ("export bare --to csv --output never", "bare holds tables alone, as write.crops is none"),
         ("export out --to csv --output busy", "busy is not empty and holds no export of facemill"),
-        ("export out --to csv --output out", "out is not empty and holds no export of facemill"),
+        ("export out --to csv --output out", "the output out lies in out, which is read; choose a folder beside it"),
+        ("export out --to csv --output busy/../out/sets/a", "out/sets/a lies in out, which is read"),
         ("export out --to csv --output file", "cannot make the output folder file"),
         ("export out --to csv --output never --template ffhq256", "holds no crops of the template 'ffhq256'"),
         ("export out --to csv --output never --split train=0.5", "the shares of --split must add up to 1"),
         ("export out --to csv --output never --split train=0.99,test=0.01", "none of the 3 identities falls into test"),
-        ("export out --to csv --output never --min-images 21", "no face is left to export"),
+        ("export out --to csv --output never --min-images 21", "60 of 3 identities with fewer than --min-images 21"),
         ("export out --to csv --output never --min-images 0", "argument --min-images: must be at least 1, got 0"),
         ("export out --to csv --output never --drop-duplicates near", "facemill duplicates out"),
         ("export out --to csv --output never --scratch nowhere", "cannot write to nowhere"),
@@ -111,7 +117,7 @@ def test_the_same_again_does_nothing(folder: Path) -> None:
     again = facemill(*line, folder=folder)
     assert (first.returncode, again.returncode) == (0, 0), first.stderr
     assert again.stdout == first.stdout
-    assert again.stderr == "nothing to do: this export is there and complete\n"
+    assert again.stderr.splitlines()[-1] == "nothing to do: this export is there and complete"
     assert {path: path.stat().st_mtime_ns for path in (folder / "twice").iterdir()} == times
 
 
@@ -167,7 +173,12 @@ def test_an_unfinished_run_is_told(folder: Path, tmp_path: Path) -> None:
     units = [Unit(f"u{number}", "tar", (f"in/{number}.tar",), (1,), 1) for number in range(5)]
     append_units(output, read_plan(output), units)
     _, err = in_process(tmp_path / "out", Folder(str(tmp_path / "set")))
-    assert err == "warning: 3 planned units are not done, and their faces are not exported\n"
+    assert err.splitlines() == [
+        "warning: 3 planned units are not done, and their faces are not exported",
+        "selecting faces of 2 units",
+        "reading 60 faces",
+        "writing 60 faces",
+    ]
 
 
 def test_one_of_several_templates_is_named(tmp_path: Path) -> None:
@@ -176,6 +187,11 @@ def test_one_of_several_templates_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds crops of arcface112, ffhq256; name one with --template"):
         in_process(tmp_path / "out", Folder(str(tmp_path / "set")))
     in_process(tmp_path / "out", Folder(str(tmp_path / "set")), template="ffhq256")
+    in_process(tmp_path / "out", Folder(str(tmp_path / "other")), template="arcface112")
+    alike = [
+        [(face.face_id, face.index) for face in load(tmp_path / name, "csv", "train")] for name in ("set", "other")
+    ]
+    assert alike[0] == alike[1]
     assert {face.content for face in load(tmp_path / "set", "csv", "train")} == {made_crop(n + 50) for n in range(3)}
     with pytest.raises(ConfigError, match="template is 'arcface112' now and was 'ffhq256'"):
         in_process(tmp_path / "out", Folder(str(tmp_path / "set")), template="arcface112")
@@ -220,6 +236,53 @@ def test_two_exports_to_one_folder_do_not_mix(folder: Path, tmp_path: Path) -> N
         in_process(folder / "out", destination)
 
 
+def test_a_lock_that_leaves_no_file_has_one_holder_at_a_time(tmp_path: Path) -> None:
+    from facemill.pipeline.lock import hold_lock
+
+    holders: list[int] = []
+    most: list[int] = []
+
+    def hold(number: int) -> None:
+        with contextlib.suppress(ConfigError), hold_lock(Folder(str(tmp_path)), keeps_file=False):
+            holders.append(number)
+            for _ in range(20):
+                tmp_path.stat()  # lets others go on
+            most.append(len(holders))
+            holders.remove(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hold, range(1000)))
+    assert set(most) == {1}
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_export_left_elsewhere_is_removed_by_the_next(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    destinations = [Folder("memory://killed/set"), Folder("memory://killed/other")]
+    for destination in destinations:  # what is in a scratch folder while an export is under way
+        with open_destination(destination) as made, made.scratch(str(tmp_path / "scratch")) as scratch:
+            shutil.copytree(scratch, tmp_path / "kept" / scratch.name)
+            with made.create("train-000000.tar") as gathered:
+                gathered.write(b"on its way")
+                assert len(list(scratch.iterdir())) == 1
+    shutil.copytree(tmp_path / "kept", tmp_path / "scratch", dirs_exist_ok=True)
+    assert len(list((tmp_path / "scratch").iterdir())) == 2
+    request = ExportRequest(Folder(str(folder / "out")), destinations[0], ExportOptions(format="csv"))
+    destinations[0].fs.rm(destinations[0].path, recursive=True)
+    export(replace(request, scratch=str(tmp_path / "scratch")), out=io.StringIO(), err=io.StringIO())
+    assert len(list((tmp_path / "scratch").iterdir())) == 1, "what another export may be using is left"
+
+
+def test_a_file_that_cannot_be_committed_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with (
+        pytest.raises(OutputError, match="taken: Is a directory"),
+        ExportWriter(Folder(str(tmp_path)), "taken", []) as file,
+    ):
+        file.write(b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_object_store(format: str, folder: Path, tmp_path: Path) -> None:
     store = Folder(f"memory://{format}/set")
@@ -227,9 +290,7 @@ def test_an_object_store(format: str, folder: Path, tmp_path: Path) -> None:
     in_process(folder / "out", store, format, **options)
     in_process(folder / "out", Folder(str(tmp_path / "set")), format, **options)
     found = {path.removeprefix(f"{store.path}/"): bytes(store.fs.cat_file(path)) for path in store.fs.find(store.path)}
-    expected = files_of(tmp_path / "set")
-    expected.pop("_run.lock")
-    assert found == expected
+    assert found == files_of(tmp_path / "set")
 
 
 @pytest.mark.slow
@@ -252,7 +313,7 @@ def test_a_tool_for_s3_reads_what_was_exported_to_it(folder: Path, tmp_path: Pat
         assert done.returncode == 0, done.stderr
         store.get("bucket/set/", str(tmp_path / "set"), recursive=True)
         again = facemill("export", "out", *arguments, folder=folder)
-        assert again.stderr == "nothing to do: this export is there and complete\n"
+        assert again.stderr.splitlines()[-1] == "nothing to do: this export is there and complete"
     assert {face.face_id: face.content for face in load(tmp_path / "set", "imagefolder", "train")} == CONTENTS
 
 
@@ -320,8 +381,10 @@ def test_progress_is_plain_lines_where_stderr_is_no_terminal(
     assert list(progress.track(range(2), 2, "writing", err)) == [0, 1]
     assert list(progress.track([7], 1, "judging", err, unit="units")) == [7]
     assert err.getvalue().splitlines() == [
+        "writing 2 faces",
         "writing  50%, 1 of 2 faces",
         "writing 100%, 2 of 2 faces",
+        "judging 1 units",
         "judging 100%, 1 of 1 units",
     ]
 

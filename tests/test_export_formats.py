@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from facemill.pipeline.export.formats import FORMATS as ALL_FORMATS
 from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions, parse_splits
 from facemill.pipeline.export.samples import Sample
+from facemill.transforms.ops.members import ReadLimits
+from facemill.transforms.ops.shards import iterate_members
 from facemill.transforms.ops.storage import Folder
 
 HOSTILE = (
@@ -133,7 +136,7 @@ def test_the_record_counts_and_proves_what_is_there(made: tuple[str, Path]) -> N
         proven = {row["path"]: row["sha256"] for split in SPLITS for row in read_csv(folder / f"{split}.csv")}
         for name, digest in proven.items():
             assert sha256(there.pop(name).read_bytes()).hexdigest() == digest
-    assert there.keys() == {"export.json", "_run.lock"}
+    assert there.keys() == {"export.json"}
 
 
 def test_the_columns_of_the_face_come_along(made: tuple[str, Path]) -> None:
@@ -233,6 +236,23 @@ def test_recordio_has_the_ranges_of_the_identities(source: Path, tmp_path: Path)
         assert {unpack_image_record(records[n])[0][0] for n in range(int(start), int(stop))} == {index}
         expected = int(stop)
     assert expected == images_end
+
+
+def test_recordio_splits_share_no_label_when_they_are_read_again(source: Path, tmp_path: Path) -> None:
+    run_export(source, tmp_path / "set", "recordio", splits=parse_splits("train=0.6,validation=0.2,test=0.2"))
+    labels = []
+    for folder, num_labels in zip((".", "validation", "test"), _ends_of_splits(tmp_path / "set"), strict=True):
+        with (tmp_path / "set" / folder / "train.rec").open("rb") as file:
+            labels.append({int(m.label or -1) for m in iterate_members(file, "recordio", limits=ReadLimits())})
+        assert (tmp_path / "set" / folder / "property").read_text() == f"{num_labels},24,24\n"
+        assert max(labels[-1]) == num_labels - 1
+    assert sum(map(len, labels)) == len(set().union(*labels)) == len(LABELS)
+    assert labels[0] == set(range(len(labels[0]))), "what InsightFace trains on"
+
+
+def _ends_of_splits(folder: Path) -> list[int]:
+    splits = json.loads((folder / "export.json").read_text())["splits"]
+    return list(accumulate(splits[name]["classes"] for name in SPLITS))
 
 
 def test_recordio_of_more_images_than_float32_can_count(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from facemill.models.errors import ConfigError
-from facemill.pipeline.commands import export as command
 from facemill.pipeline.export.formats import FORMATS
-from facemill.pipeline.export.options import ExportOptions, Split, parse_splits
+from facemill.pipeline.export.options import FORMAT_NAMES, ExportOptions, Split, parse_splits
 
 
 @pytest.mark.parametrize(
@@ -48,4 +47,4 @@ def test_limits_that_leave_nothing() -> None:
 
 
 def test_the_command_line_knows_the_formats() -> None:
-    assert tuple(FORMATS) == command._FORMATS
+    assert tuple(FORMATS) == FORMAT_NAMES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,27 @@ def test_a_full_disk_names_the_way_out(tmp_path: Path) -> None:
     buckets = Buckets(tmp_path, 3)
     with pytest.raises(OutputError, match="No space left on device; --scratch names a folder with room"):
         buckets.fill((position, bytes(100_000)) for position in range(3))
+
+
+def test_errors_of_the_crops_themselves_are_not_told_as_those_of_the_disk(tmp_path: Path) -> None:
+    def crops() -> Iterator[tuple[int, bytes]]:
+        yield 0, b"x"
+        raise ConnectionResetError("the store hung up")
+
+    with pytest.raises(ConnectionResetError, match="the store hung up"):
+        Buckets(tmp_path, 3).fill(crops())
+
+
+def test_only_a_full_disk_is_told_as_full(tmp_path: Path) -> None:
+    (tmp_path / "000.crops").mkdir()
+    with pytest.raises(OutputError, match=r"cannot write .*000\.crops: Is a directory$"):
+        Buckets(tmp_path, 3).fill(iter([(0, b"x")]))
+
+
+@pytest.mark.parametrize("ending", ["crops", "index"])
+def test_what_cannot_be_read_back_is_told(ending: str, tmp_path: Path) -> None:
+    buckets = Buckets(tmp_path, 1)
+    buckets.fill(iter([(0, b"x")]))
+    (tmp_path / f"000.{ending}").unlink()
+    with pytest.raises(OutputError, match=r"cannot read .*000\.crops: No such file or directory$"):
+        list(buckets.drain())

@@ -396,7 +396,7 @@ def test_the_command(found: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "facemill.pipeline.cli", "filter", str(found / "out"), "--workers", "2"]
     settings = ["--set", "judge.keep=center", "--output", str(tmp_path / "new")]
     done = subprocess.run([*command, *settings], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "judging 4 units\n")
     printed = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
     earlier, new = (
         [row for row in read_table(folder, "faces") if row["kept"]] for folder in (found / "out", tmp_path / "new")

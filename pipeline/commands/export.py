@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, get_args
 
 from facemill.pipeline.commands.arguments import (
     EXIT_DONE,
@@ -13,8 +13,7 @@ from facemill.pipeline.commands.arguments import (
     positive,
     uri,
 )
-
-_FORMATS = ("webdataset", "imagefolder", "hf", "tfrecord", "recordio", "lmdb", "csv")
+from facemill.pipeline.export.options import FORMAT_NAMES, Duplicates, ExportOptions, Unlabelled, parse_splits
 
 
 def add_parser(commands: Any) -> None:
@@ -26,19 +25,20 @@ def add_parser(commands: Any) -> None:
         "with a class map. The crops are copied byte by byte. docs/export.md says what is written and how to load it.",
     )
     add_source(export)
-    export.add_argument("--to", required=True, choices=_FORMATS, metavar="FORMAT", help=f"one of {', '.join(_FORMATS)}")
+    export.add_argument(
+        "--to", required=True, choices=FORMAT_NAMES, metavar="FORMAT", help=f"one of {', '.join(FORMAT_NAMES)}"
+    )
     add_new_output(export)
     export.add_argument("--template", metavar="NAME", help="which crops, where a run made them with several templates")
     export.add_argument(
         "--split",
-        default="train=1",
         metavar="SHARES",
-        help="shares of the identities, e.g. train=0.8,validation=0.1,test=0.1 (default: %(default)s)",
+        help="shares of the identities, e.g. train=0.8,validation=0.1,test=0.1 (default: all train)",
     )
     export.add_argument(
         "--min-images",
         type=positive,
-        default=1,
+        default=ExportOptions.min_images,
         metavar="N",
         help="leave out identities with fewer (default: %(default)s)",
     )
@@ -47,20 +47,24 @@ def add_parser(commands: Any) -> None:
     )
     export.add_argument(
         "--unlabelled",
-        choices=("drop", "keep", "error"),
-        default="drop",
+        choices=get_args(Unlabelled),
+        default=ExportOptions.unlabelled,
         help="faces without a label (default: %(default)s); kept, they have the class -1",
     )
     export.add_argument(
-        "--drop-duplicates", choices=("exact", "near"), help="take one of a group that facemill duplicates has found"
+        "--drop-duplicates", choices=get_args(Duplicates), help="take one of a group that facemill duplicates has found"
     )
     export.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the order, splits and samples (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=ExportOptions.seed,
+        metavar="N",
+        help="of the order, splits and samples (default: %(default)s)",
     )
     export.add_argument(
         "--shard-bytes",
         type=positive,
-        default=256_000_000,
+        default=ExportOptions.shard_bytes,
         metavar="N",
         help="bytes of crops in a shard, about (default: %(default)s)",
     )
@@ -76,7 +80,6 @@ def add_parser(commands: Any) -> None:
 
 def _export(options: argparse.Namespace, _: list[str]) -> int:
     from facemill.pipeline.export.job import ExportRequest, export
-    from facemill.pipeline.export.options import ExportOptions, parse_splits
     from facemill.transforms.ops.storage import Folder
 
     export(
@@ -88,7 +91,7 @@ def _export(options: argparse.Namespace, _: list[str]) -> int:
                 template=options.template,
                 seed=options.seed,
                 shard_bytes=options.shard_bytes,
-                splits=parse_splits(options.split),
+                splits=parse_splits(options.split) if options.split else ExportOptions.splits,
                 min_images=options.min_images,
                 max_images=options.max_images,
                 unlabelled=options.unlabelled,

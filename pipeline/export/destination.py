@@ -10,18 +10,20 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.export.files import ExportedFile, ExportWriter, move_in
 from facemill.pipeline.lock import LOCK, hold_lock
-from facemill.pipeline.output_folder import check_output, make_output
+from facemill.pipeline.output_folder import make_output, place_of
 from facemill.transforms.ops.storage import Folder
 
 RECORD = "export.json"
 _BEGUN = "export.partial.json"
-_SCRATCH = ".export-*"
+_SCRATCH = ".export-"
+_DIGEST_DIGITS = 16
 
 
 class Destination:
@@ -32,6 +34,8 @@ class Destination:
         files: What was written to it by now.
         is_begun: Whether it was left to this export.
     """
+
+    _gathering: Path | None = None  # where files for a store wait for their upload
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -45,13 +49,13 @@ class Destination:
             ConfigError: It does.
         """
         names = set(self.folder.list_names(""))
-        if not names & {RECORD, _BEGUN} and any(name != LOCK and not fnmatchcase(name, _SCRATCH) for name in names):
+        if not names & {RECORD, _BEGUN} and any(name != LOCK and not name.startswith(_SCRATCH) for name in names):
             raise ConfigError(f"{self.folder.uri} is not empty and holds no export of facemill; choose a new folder")
 
     def sweep_scratch(self) -> None:
         """Remove what killed exports left on their way; only under the lock."""
         if self.folder.is_local:
-            self._remove([_SCRATCH])
+            self._remove([f"{_SCRATCH}*"])
 
     def read_record(self) -> dict[str, Any] | None:
         """What a complete export says about itself; None where there is none.
@@ -89,7 +93,7 @@ class Destination:
 
     def create(self, name: str) -> ExportWriter:
         """A new file, which appears and is counted when it is committed."""
-        return ExportWriter(self.folder, name, self.files)
+        return ExportWriter(self.folder, name, self.files, gather_in=self._gathering)
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a small file."""
@@ -104,16 +108,22 @@ class Destination:
     def scratch(self, parent: str | None) -> Iterator[Path]:
         """A folder on this machine for the block's time: in `parent`, else here, or in the system's own.
 
+        What killed exports to this destination left in the same place is removed; only under the lock.
+
         Raises:
             ConfigError: It cannot be made.
         """
-        place = parent or (self.folder.path if self.folder.is_local else None)
+        place = parent or (self.folder.path if self.folder.is_local else tempfile.gettempdir())
+        prefix = f"{_SCRATCH}{sha256(place_of(self.folder).encode()).hexdigest()[:_DIGEST_DIGITS]}-"
         try:
-            made = tempfile.TemporaryDirectory(prefix=_SCRATCH.rstrip("*"), dir=place)
+            for left in Path(place).glob(f"{prefix}*"):
+                shutil.rmtree(left)
+            made = tempfile.TemporaryDirectory(prefix=prefix, dir=place)
         except OSError as error:
             raise ConfigError(f"cannot write to {place}: {error.strerror}") from error
         with made as folder:
-            yield Path(folder)
+            self._gathering = Path(folder)
+            yield self._gathering
 
     def _size_of(self, name: str) -> int | None:
         try:
@@ -149,17 +159,15 @@ def open_destination(folder: Folder) -> Iterator[Destination]:
     Raises:
         ConfigError: It cannot be used, or holds something else.
     """
-    check_output(folder)
     was_there = folder.exists("")
     make_output(folder)
     destination = Destination(folder)
     try:
         destination.check_own()
-        with hold_lock(folder):
+        with hold_lock(folder, keeps_file=False):
             destination.sweep_scratch()
             yield destination
     finally:
         if folder.is_local and not was_there and not destination.is_begun:
-            with contextlib.suppress(OSError):
-                os.unlink(folder.join(LOCK))
+            with contextlib.suppress(OSError):  # another export has come meanwhile
                 os.rmdir(folder.path)

@@ -25,17 +25,25 @@ class ExportedFile(NamedTuple):
 class ExportWriter:
     """A file that is written from its start to its end, and appears on `commit`; looks like a file to libraries.
 
+    Args:
+        folder: Where it is to appear.
+        name: Its name there.
+        finished: The list that it joins when it is committed.
+        gather_in: As in `AtomicFile`.
+
     Raises:
         OutputError: From every method, where the store refuses the write.
     """
 
-    def __init__(self, folder: Folder, name: str, finished: list[ExportedFile]) -> None:
+    def __init__(
+        self, folder: Folder, name: str, finished: list[ExportedFile], *, gather_in: Path | None = None
+    ) -> None:
         self._shown = folder.shown(name)
         self._name = name
         self._finished = finished
         self._digest = sha256()
         self._num_bytes = 0
-        self._file = AtomicFile(folder, name)
+        self._file = AtomicFile(folder, name, gather_in=gather_in)
         self.closed = False
 
     def write(self, data: bytes) -> int:
@@ -78,9 +86,11 @@ class ExportWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.commit()
-        self.discard()
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.discard()
 
 
 def move_in(path: Path, folder: Folder, name: str) -> ExportedFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
+from facemill.pipeline.export.options import FormatName
 from facemill.pipeline.export.samples import Format
 from facemill.pipeline.export.to_csv import Csv
 from facemill.pipeline.export.to_hf import HuggingFace
@@ -14,7 +15,7 @@ from facemill.pipeline.export.to_recordio import RecordIO
 from facemill.pipeline.export.to_tfrecord import TFRecord
 from facemill.pipeline.export.to_webdataset import WebDataset
 
-FORMATS: MappingProxyType[str, Callable[[], Format]] = MappingProxyType(
+FORMATS: MappingProxyType[FormatName, Callable[[], Format]] = MappingProxyType(
     {
         "webdataset": WebDataset,
         "imagefolder": ImageFolder,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -11,24 +10,22 @@ from itertools import accumulate, groupby, islice
 from operator import itemgetter
 from typing import Any, TextIO
 
-import pyarrow.parquet as pq
-
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.export.class_map import CLASS_MAP, write_class_map
 from facemill.pipeline.export.destination import open_destination
 from facemill.pipeline.export.duplicates import check_kind
+from facemill.pipeline.export.face_database import select_faces
 from facemill.pipeline.export.formats import FORMATS
+from facemill.pipeline.export.identity_splits import shard_sizes
 from facemill.pipeline.export.options import ExportOptions
 from facemill.pipeline.export.progress import track
 from facemill.pipeline.export.record import check_same, format_record, make_record
 from facemill.pipeline.export.samples import Format, Sample, Shard, Target
 from facemill.pipeline.export.scattering import Buckets
-from facemill.pipeline.export.selecting import select_faces
 from facemill.pipeline.export.selection import Selection
-from facemill.pipeline.export.splitting import shard_sizes
+from facemill.pipeline.output_folder import check_output, check_outside
 from facemill.pipeline.outputs import Output, open_output
-from facemill.pipeline.plan import plan_files
-from facemill.transforms.ops.layout import PLAN
+from facemill.pipeline.plan import count_units
 from facemill.transforms.ops.storage import Folder
 
 
@@ -62,26 +59,26 @@ def export(request: ExportRequest, *, out: TextIO | None = None, err: TextIO | N
     writer.check()
     if options.unlabelled == "keep" and not writer.takes_unlabelled:
         raise ConfigError(f"{options.format} has no place for faces without a label; leave --unlabelled keep out")
+    check_output(request.destination)
+    check_outside(request.destination, request.source)
     output = open_output(request.source)
     _check_crops(output, options)
     if options.drop_duplicates is not None:
         check_kind(output, options.drop_duplicates)
     _warn_of_pending(output, err)
-    with (
-        open_destination(request.destination) as destination,
-        destination.scratch(request.scratch) as scratch,
-        select_faces(output, options, scratch, by_class=writer.is_by_class) as selection,
-    ):
-        record = make_record(output, options, selection)
-        earlier = destination.read_record()
-        if earlier is None:
-            target = Target(destination, selection, scratch)
-            destination.begin([*CLASS_MAP, *(e for split in selection.splits for e in writer.entries(split.name))])
-            _write(output, options, writer, target, err)
-            destination.finish(record)
-        else:
-            check_same(earlier, record, request.destination.uri)
-            err.write("nothing to do: this export is there and complete\n")
+    with open_destination(request.destination) as destination, destination.scratch(request.scratch) as scratch:
+        err.write(f"selecting faces of {len(output.units):,} units\n")
+        with select_faces(output, options, scratch, by_class=writer.is_by_class) as selection:
+            record = make_record(output, options, selection)
+            earlier = destination.read_record()
+            if earlier is None:
+                target = Target(destination, selection, scratch)
+                destination.begin([*CLASS_MAP, *(e for split in selection.splits for e in writer.entries(split.name))])
+                _write(output, options, writer, target, err)
+                destination.finish(record)
+            else:
+                check_same(earlier, record, request.destination.uri)
+                err.write("nothing to do: this export is there and complete\n")
     out.write(format_record(record, request.destination.uri) + "\n")
 
 
@@ -92,8 +89,7 @@ def _check_crops(output: Output, options: ExportOptions) -> None:
 
 
 def _warn_of_pending(output: Output, err: TextIO) -> None:
-    tables = [output.folder.read_bytes(f"{PLAN}/{name}") for name in plan_files(output.folder)]
-    num_pending = sum(pq.read_metadata(io.BytesIO(table)).num_rows for table in tables) - len(output.units)
+    num_pending = count_units(output.folder) - len(output.units)
     if num_pending > 0:
         err.write(f"warning: {num_pending:,} planned units are not done, and their faces are not exported\n")
 

@@ -1,4 +1,4 @@
-"""What an export is made of: the options, checked."""
+"""What an export is made of: the options, checked. The command's parser reads it, so nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple, get_args
 
 from facemill.models.errors import ConfigError
 
+FormatName = Literal["webdataset", "imagefolder", "hf", "tfrecord", "recordio", "lmdb", "csv"]
 SplitName = Literal["train", "validation", "test"]
 Unlabelled = Literal["drop", "keep", "error"]
 Duplicates = Literal["exact", "near"]
+FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 SPLIT_NAMES: tuple[str, ...] = get_args(SplitName)
 _SUM_TOLERANCE = 1e-6
 
@@ -29,7 +31,7 @@ class ExportOptions:
     """Which faces are exported, and how they are divided; the result depends on these and the tables alone.
 
     Attributes:
-        format: The name of a format.
+        format: Of the files.
         template: Which of several templates the crops are made with.
         seed: Of the order, of the splits, and of the sample that `max_images` takes.
         shard_bytes: Of crops in a shard, about.
@@ -40,7 +42,7 @@ class ExportOptions:
         drop_duplicates: Of which groups one member alone is exported.
     """
 
-    format: str
+    format: FormatName
     template: str | None = None
     seed: int = 0
     shard_bytes: int = 256_000_000

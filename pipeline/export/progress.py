@@ -19,6 +19,8 @@ def track(items: Iterable[Item], total: int, what: str, stream: TextIO, *, unit:
     if stream.isatty():
         yield from tqdm(items, total=total, desc=what, file=stream, bar_format=_BAR, unit=f" {unit}", unit_scale=True)
         return
+    stream.write(f"{what} {total:,} {unit}\n")
+    stream.flush()
     said_at = time.monotonic()
     for number, item in enumerate(items, start=1):
         yield item

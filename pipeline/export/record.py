@@ -9,10 +9,10 @@ from typing import Any
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.export.options import ExportOptions
-from facemill.pipeline.export.selection import Selection
+from facemill.pipeline.export.selection import Counts, Selection
 from facemill.pipeline.outputs import Output
 
-_LAYOUT = 1  # raised when the same options write other files
+_LAYOUT = 2  # raised when the same options write other files
 
 
 def make_record(output: Output, options: ExportOptions, selection: Selection) -> dict[str, Any]:
@@ -44,6 +44,21 @@ def check_same(there: Mapping[str, Any], wanted: Mapping[str, Any], place: str) 
             )
     if (there.get("layout"), there.get("source")) != (wanted["layout"], wanted["source"]):
         raise ConfigError(f"{place} holds an export of other faces; choose a new folder")
+
+
+def explain_nothing(counts: Counts, options: ExportOptions) -> str:
+    """Where all faces went, and the way out, in one line."""
+    left_out = (
+        (counts.faces - counts.kept, "not kept (facemill filter judges anew)"),
+        (counts.unlabelled, "without a label (--unlabelled keep takes them; docs/inputs.md says what gives a label)"),
+        (counts.duplicates, f"{options.drop_duplicates} duplicates"),
+        (
+            counts.too_few,
+            f"of {counts.identities_too_few:,} identities with fewer than --min-images {options.min_images}",
+        ),
+    )
+    reasons = [f"{number:,} {reason}" for number, reason in left_out if number]
+    return ", ".join([f"of {counts.faces:,} faces", *reasons])
 
 
 def format_record(record: Mapping[str, Any], place: str) -> str:

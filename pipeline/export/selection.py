@@ -17,8 +17,9 @@ _BATCH_ROWS = 2048
 
 @dataclass
 class Counts:
-    """How many faces each rule took away, and how many remained."""
+    """How many faces there are, how many each rule took away, and how many remained."""
 
+    faces: int = 0
     kept: int = 0
     unlabelled: int = 0
     duplicates: int = 0

@@ -18,7 +18,8 @@ _MAX_EXACT = 1 << 24  # labels are float32, which hold whole numbers up to here
 class RecordIO(Format):
     """The split train in the folder itself, which is InsightFace's root; the others each in a folder of their name.
 
-    Labels count from 0 in each, as InsightFace wants them, and the images of an identity follow each other.
+    Labels are the classes over all splits, so that those of train count from 0, as InsightFace wants them, and no two
+    identities of the data set share one. The images of an identity follow each other.
     """
 
     is_sharded = False
@@ -46,9 +47,10 @@ class RecordIO(Format):
             def add(sample: Sample) -> None:
                 if sample.number == 0:
                     width, height = sample.size_wh
-                    properties.write(f"{split.num_classes},{height},{width}\n".encode())
+                    num_labels = split.first_class + split.num_classes  # readers make a layer of so many
+                    properties.write(f"{num_labels},{height},{width}\n".encode())
                 table.add(str(writer.next_id), sample)
-                writer.add_image(sample.class_index - split.first_class, sample.content)
+                writer.add_image(sample.class_index, sample.content)
 
             yield add
             if has_ranges:
@@ -67,11 +69,13 @@ class _RecordWriter:
         self._records = records
         self._index = index
         self._starts = array("q")  # of each identity
+        self._label = -1
         self.next_id = first_id
 
     def add_image(self, label: int, content: bytes) -> None:
-        if label == len(self._starts):
+        if label != self._label:
             self._starts.append(self.next_id)
+            self._label = label
         self._write(self.next_id, pack_header(float(label), id=self.next_id) + content)
         self.next_id += 1
 

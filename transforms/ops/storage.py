@@ -133,11 +133,11 @@ class AtomicFile:
     """A file that appears under its name only on `commit`.
 
     On a local disk that is a temporary file in the same folder and `os.replace`. For an object store the file is
-    gathered in the system's temporary folder and uploaded on `commit`; an upload is there whole or not at all.
-    (fsspec's `autocommit=False` is not kept by all of its file systems.)
+    gathered in `gather_in`, by default the system's temporary folder, and uploaded on `commit`; an upload is there
+    whole or not at all. (fsspec's `autocommit=False` is not kept by all of its file systems.)
     """
 
-    def __init__(self, folder: Folder, name: str) -> None:
+    def __init__(self, folder: Folder, name: str, *, gather_in: str | os.PathLike[str] | None = None) -> None:
         self._folder = folder
         self._path = folder.join(name)
         self._shown = folder.shown(name)
@@ -147,7 +147,7 @@ class AtomicFile:
             if folder.is_local:
                 os.makedirs(parent, exist_ok=True)
             else:
-                parent = tempfile.gettempdir()
+                parent = os.fspath(gather_in or tempfile.gettempdir())
             self._temporary = os.path.join(parent, f".{base[:40]}.{attempt}{_TEMPORARY_SUFFIX}")
             self.file: BinaryIO = open(self._temporary, "wb")  # noqa: SIM115
         except OSError as error:

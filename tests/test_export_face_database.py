@@ -17,10 +17,10 @@ import pytest
 from made_outputs import MadeFace, write_output
 
 from facemill.models.errors import ConfigError, OutputError
-from facemill.pipeline.export import selecting
+from facemill.pipeline.export import face_database
+from facemill.pipeline.export.face_database import select_faces
 from facemill.pipeline.export.names import class_name
 from facemill.pipeline.export.options import ExportOptions, parse_splits
-from facemill.pipeline.export.selecting import select_faces
 from facemill.pipeline.export.selection import Selection
 from facemill.pipeline.outputs import open_output
 from facemill.transforms.ops.storage import Folder
@@ -165,7 +165,7 @@ def test_the_units_and_their_order_do_not_matter(source: Path, tmp_path: Path) -
 
 
 def test_tables_of_many_parts(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selecting, "_BATCH_ROWS", 50)
+    monkeypatch.setattr(face_database, "_BATCH_ROWS", 50)
     with selected(source, tmp_path) as selection:
         assert images_of(selection.rows()) == [f.image_id for f in sorted(LABELLED, key=lambda face: draw(0, face))]
         assert len(list(selection.classes())) == 120
@@ -271,7 +271,30 @@ def test_an_empty_split_is_refused(source: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_export_is_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no face is left to export"), selected(source, tmp_path, min_images=99):
+    with (
+        pytest.raises(ConfigError) as refused,
+        selected(
+            with_duplicates(source, [["photos/p001/0.jpg", "photos/p001/1.jpg"]]),
+            tmp_path,
+            min_images=99,
+            drop_duplicates="near",
+        ),
+    ):
+        pass
+    assert str(refused.value).partition(" is left to export: ")[2] == (
+        "of 829 faces, 9 not kept (facemill filter judges anew), 40 without a label (--unlabelled keep takes them; "
+        "docs/inputs.md says what gives a label), 1 near duplicates, "
+        "779 of 120 identities with fewer than --min-images 99"
+    )
+
+
+def test_a_table_without_faces_is_told(tmp_path: Path) -> None:
+    write_output(Folder(str(tmp_path / "none")), {"u": []})
+    (scratch := tmp_path / "scratch").mkdir()
+    with (
+        pytest.raises(ConfigError, match=r"no face of .* is left to export: of 0 faces$"),
+        selected(tmp_path / "none", scratch),
+    ):
         pass
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facemill.pipeline.export.identity_splits import assign_split, shard_sizes
 from facemill.pipeline.export.options import WHOLE, Split, parse_splits
-from facemill.pipeline.export.splitting import assign_split, shard_sizes
 
 THREE = parse_splits("train=0.8,validation=0.1,test=0.1")
 

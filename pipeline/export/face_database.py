@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.export.duplicates import KEYS, read_duplicates
+from facemill.pipeline.export.identity_splits import assign_split
 from facemill.pipeline.export.names import class_name, folded, marked_name
 from facemill.pipeline.export.options import ExportOptions
+from facemill.pipeline.export.record import explain_nothing
 from facemill.pipeline.export.selection import FACE_COLUMNS, Counts, SelectedSplit, Selection
-from facemill.pipeline.export.splitting import assign_split
 from facemill.pipeline.outputs import Output
 from facemill.transforms.ops.layout import faces_name
 from facemill.transforms.ops.table_reader import open_table
@@ -61,7 +62,7 @@ def select_faces(output: Output, options: ExportOptions, scratch: Path, *, by_cl
 def _choose(connection: duckdb.DuckDBPyConnection, output: Output, options: ExportOptions) -> Counts:
     """Fill `candidates`, and take away what the options do not want, one rule after the other."""
     counts = Counts()
-    _gather(connection, output, options.seed)
+    _gather(connection, output, options.seed, counts)
     counts.kept = _number(connection, "select count(*) from candidates")
     num_without = _number(connection, "select count(*) from candidates where crop is null")
     if num_without:
@@ -80,23 +81,27 @@ def _choose(connection: duckdb.DuckDBPyConnection, output: Output, options: Expo
         counts.too_few = _delete(connection, few)
     if options.max_images is not None:
         counts.too_many = _delete(connection, f"rowid in ({_DRAWN} where drawn > {options.max_images})")
+    if not _number(connection, "select count(*) from candidates"):
+        raise ConfigError(f"no face of {output.folder.uri} is left to export: {explain_nothing(counts, options)}")
     return counts
 
 
-def _gather(connection: duckdb.DuckDBPyConnection, output: Output, seed: int) -> None:
-    """Fill `candidates` with the kept faces."""
+def _gather(connection: duckdb.DuckDBPyConnection, output: Output, seed: int, counts: Counts) -> None:
+    """Fill `candidates` with the kept faces, and count all."""
     made = f"""* exclude (kept), label is not null as is_labelled, coalesce(label, image_id) as identity,
         md5({seed} || '/' || face_id) as draw"""
     connection.register("part", _SCHEMA.empty_table())
     connection.execute(f"create table candidates as select {made} from part")
-    _insert(connection, "candidates", f"{made} from part where kept", _read_faces(output))
+    _insert(connection, "candidates", f"{made} from part where kept", _read_faces(output, counts))
 
 
-def _read_faces(output: Output) -> Iterator[pa.RecordBatch]:
+def _read_faces(output: Output, counts: Counts) -> Iterator[pa.RecordBatch]:
     """The rows of all faces, file by file: Arrow's data sets take memory that grows with the number of rows."""
     for unit in output.units:
         with open_table(output.folder, faces_name(unit)) as faces:
-            yield from faces.iter_batches(columns=_SCHEMA.names, use_threads=False)
+            for batch in faces.iter_batches(columns=_SCHEMA.names, use_threads=False):
+                counts.faces += batch.num_rows
+                yield batch
 
 
 def _insert(
@@ -183,8 +188,6 @@ def _count_splits(connection: duckdb.DuckDBPyConnection, options: ExportOptions)
         from groups group by split"""
     ).fetchall()
     found = {split: counts for split, *counts in rows}
-    if not found:
-        raise ConfigError("no face is left to export")
     start = first_class = 0
     num_identities = sum(number for _, _, number in found.values())
     for index, split in enumerate(options.splits):
