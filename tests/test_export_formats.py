@@ -23,8 +23,10 @@ from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions, parse_splits
 from facemill.pipeline.export.samples import Sample
 from facemill.transforms.ops.members import ReadLimits
+from facemill.transforms.ops.reading import ReadOptions, read_unit
 from facemill.transforms.ops.shards import iterate_members
 from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.units import Unit
 
 HOSTILE = (
     "a/b",
@@ -212,6 +214,19 @@ def test_faces_without_a_label(format: str, tmp_path: Path) -> None:
     run_export(tmp_path / "source", tmp_path / "set", format, unlabelled="keep")
     found = {face.face_id: face.index for face in load(tmp_path / "set", format, "train")}
     assert found == {"0.jpg#0": 0, "1.jpg#0": 0, "2.jpg#0": 0, "3.jpg#0": -1, "4.jpg#0": -1}
+
+
+def test_webdataset_keeps_its_labels_when_it_is_read_again(tmp_path: Path) -> None:
+    faces = [*FACES, MadeFace("loose.jpg", None, made_crop(9))]
+    write_output(Folder(str(tmp_path / "source")), {"a": faces})
+    run_export(tmp_path / "source", tmp_path / "set", "webdataset", unlabelled="keep", shard_bytes=20_000)
+    found: list[tuple[str | None, bytes | None]] = []
+    for path in sorted((tmp_path / "set").glob("train-*.tar")):
+        unit = Unit("u", "tar", (f"in/{path.name}",), (1,), 1)
+        records = list(read_unit(unit, {"in": Folder(str(tmp_path / "set"))}, ReadOptions()))
+        found += [(record.label, record.data) for record in records]
+    assert len(found) == len(faces)
+    assert set(found) == {(face.label, face.crop) for face in faces}
 
 
 def test_imagefolder_folders_are_safe_on_any_system(source: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Member:
     data: bytes | None = None
     label: str | None = None
     failure: Failure | None = None
+    own_label: str | None = None  # what a file beside it says, where `label` is that of its folder
     stored_bytes: int | None = None  # what it takes in the shard, where that is not about the length of `data`
 
 

@@ -43,11 +43,11 @@ class ReadOptions:
 
     Attributes:
         label: `folder`, the name of the folder that holds the file or member; `column`, what a row or record says: a
-            column of Parquet or a list of URLs, a feature of a TFRecord, the label in RecordIO; `auto`, the column
-            where there are any and the folder for all else; `none`.
+            column of Parquet or a list of URLs, a feature of a TFRecord, the label in RecordIO, the `.json` or `.cls`
+            beside an image in a tar; `auto`, the column where there are any and the folder for all else; `none`.
         image_column: The Parquet column or TFRecord feature with the images, by default the first that holds any; the
             column with the URLs of a list.
-        label_column: The column or feature with the labels.
+        label_column: The column, feature or key in the JSON with the labels.
         ignored_extensions: Files with these extensions are no inputs.
         max_member_bytes: A larger file is `too_large`.
         max_expansion: A compressed archive that grows more than this many times is given up.
@@ -160,7 +160,8 @@ def _label(kind: UnitKind, source: str, member: Member, rule: LabelRule) -> str 
     if rule == "none":
         return None
     if kind not in _WITH_COLUMNS:
-        return member.label if rule != "column" else None
+        own_label = member.own_label
+        return own_label if rule == "column" or (rule == "auto" and own_label is not None) else member.label
     if rule == "column" or (rule == "auto" and (kind != "urls" or member.label is not None)):
         return member.label
     if kind == "urls":

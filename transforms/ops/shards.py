@@ -37,7 +37,14 @@ def iterate_members(
 ) -> Iterator[Member]:
     """The inputs of a shard, or of one of its ranges as `split_shard` gives them; content tells a gzipped one."""
     if kind == "tar":
-        return iterate_tar(file, limits=limits, ignored_extensions=ignored_extensions, start=start, stop=stop)
+        return iterate_tar(
+            file,
+            limits=limits,
+            ignored_extensions=ignored_extensions,
+            label_column=label_column,
+            start=start,
+            stop=stop,
+        )
     if kind == "zip":
         return iterate_zip(file, limits=limits, ignored_extensions=ignored_extensions, start=start, stop=stop)
     if kind == "recordio":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import BinaryIO
 
@@ -23,6 +24,7 @@ from facemill.transforms.ops.members import (
 )
 from facemill.transforms.ops.sources import ByteSource, GzipSource, PlainSource, is_gzipped
 from facemill.transforms.ops.tar_headers import TarEntry, tar_entries
+from facemill.transforms.ops.tar_samples import SampleBounds, sample_label, sidecar_of
 
 
 def iterate_tar(
@@ -30,6 +32,7 @@ def iterate_tar(
     *,
     limits: ReadLimits,
     ignored_extensions: Collection[str] = SIDECAR_EXTENSIONS,
+    label_column: str | None = None,
     start: int = 0,
     stop: int | None = None,
 ) -> Iterator[Member]:
@@ -37,7 +40,10 @@ def iterate_tar(
 
     What is wrong with the archive ends it with a member without name; an OSError of `file` passes through.
     """
-    names = UniqueNames()
+    names, bounds = UniqueNames(), SampleBounds()
+    held: list[Member] = []
+    sidecars: dict[str, bytes] = {}
+    failed: list[Member] = []
     try:
         size = file_size(file)
         if size == 0:
@@ -45,32 +51,54 @@ def iterate_tar(
         gzipped = is_gzipped(file)
         source = GzipSource(file, limits) if gzipped else PlainSource(file, start)
         for entry in tar_entries(source, None if gzipped or stop is None or stop >= size else stop):
-            if not entry.is_folder and not is_ignored(entry.name, ignored_extensions):
-                yield _member(source, entry, names.add(entry.name), limits)
+            if not _may_belong_to_sample(entry):
+                continue
+            if bounds.begins_sample(entry):
+                yield from _labelled(held, sidecars, label_column)
+                held, sidecars = [], {}
+            if not is_ignored(entry.name, ignored_extensions):
+                held.append(_member(source, entry, names.add(entry.name), limits))
+            elif ending := sidecar_of(entry):
+                sidecars[ending] = source.read(entry.size)
     except BadInputError as error:
-        yield failed_shard(error)
+        failed = [failed_shard(error)]
+    yield from _labelled(held, sidecars, label_column)
+    yield from failed
 
 
 def split_tar(file: BinaryIO, target_bytes: int) -> list[ShardRange]:
     """Byte ranges of about `target_bytes`, by one pass over the headers.
 
     One range where parts cannot be read on their own: gzipped, or with names that repeat (they are numbered in order).
+    No sample of WebDataset is cut.
     """
     size = file_size(file)
     whole = [ShardRange(0, size, size)]
     if is_gzipped(file):
         return whole
-    names = UniqueNames()
+    names, samples = UniqueNames(), SampleBounds()
     bounds = [0]
     try:
         for entry in tar_entries(PlainSource(file, 0), None):
             if not entry.is_folder and names.add(entry.name) != entry.name:
                 return whole
-            if entry.offset - bounds[-1] >= target_bytes:
+            begins = _may_belong_to_sample(entry) and samples.begins_sample(entry)
+            if begins and entry.offset - bounds[-1] >= target_bytes:
                 bounds.append(entry.offset)
     except BadInputError:
         pass  # the last range reaches to the end of the file, so its reader meets and reports the same damage
     return [ShardRange(first, last, last - first) for first, last in pairwise([*bounds, size])]
+
+
+def _may_belong_to_sample(entry: TarEntry) -> bool:
+    return not entry.is_folder and not is_ignored(entry.name, ())
+
+
+def _labelled(members: Sequence[Member], sidecars: Mapping[str, bytes], label_column: str | None) -> Iterator[Member]:
+    """The images of a sample, with the label that its other files say."""
+    label = sample_label(sidecars, label_column) if sidecars else None
+    for member in members:
+        yield member if label is None else replace(member, own_label=label)
 
 
 def _member(source: ByteSource, entry: TarEntry, name: str, limits: ReadLimits) -> Member:
