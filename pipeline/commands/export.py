@@ -91,7 +91,7 @@ def _export(options: argparse.Namespace, _: list[str]) -> int:
                 template=options.template,
                 seed=options.seed,
                 shard_bytes=options.shard_bytes,
-                splits=parse_splits(options.split) if options.split else ExportOptions.splits,
+                splits=ExportOptions.splits if options.split is None else parse_splits(options.split),
                 min_images=options.min_images,
                 max_images=options.max_images,
                 unlabelled=options.unlabelled,
