@@ -25,6 +25,7 @@ from facemill.pipeline.commands import (
     templates,
 )
 from facemill.pipeline.commands.arguments import EXIT_CODES, EXIT_INTERRUPTED, EXIT_LOST, EXIT_USAGE
+from facemill.transforms.ops.credentials import redact
 
 _COMMANDS = (run, report, crop, filter, duplicates, export, templates, check_crops, detect, demo)
 
@@ -83,7 +84,7 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 
 
 def _fail(error: Exception, code: int, advice: str = "") -> int:
-    sys.stderr.write(f"facemill: {error}{advice}\n")
+    sys.stderr.write(f"facemill: {redact(str(error))}{advice}\n")
     return code
 
 

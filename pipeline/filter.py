@@ -26,7 +26,7 @@ from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import Plan, append_units, read_plan
 from facemill.pipeline.prepare import unplanned_units
 from facemill.pipeline.summary import Account, committed_units, format_change, take_account
-from facemill.transforms.ops.credentials import check_no_signature
+from facemill.transforms.ops.credentials import check_no_signature, redact
 from facemill.transforms.ops.filtering import filter_unit
 from facemill.transforms.ops.storage import Folder
 
@@ -181,7 +181,7 @@ def _home_of_crops(tables: Output, err: TextIO) -> str:
             nearer = tables.manifest.crops_from or tables.manifest.filtered
             tables = open_output(Folder(nearer, tables.folder.storage_options))
     except (ConfigError, DamagedOutputError) as error:
-        err.write(f"warning: the crops are out of reach: {error}\n")
+        err.write(f"warning: the crops are out of reach: {redact(str(error))}\n")
         return ""
     return tables.folder.absolute().uri
 

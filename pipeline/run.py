@@ -38,7 +38,7 @@ from facemill.pipeline.summary import (
     format_account,
     take_account,
 )
-from facemill.transforms.ops.credentials import check_no_signature, separate_signatures
+from facemill.transforms.ops.credentials import check_no_signature, redact, separate_signatures
 from facemill.transforms.ops.known_faces import KnownFaces
 from facemill.transforms.ops.layout import REPORT
 from facemill.transforms.ops.storage import Folder
@@ -256,7 +256,7 @@ def _report(request: RunRequest, *, is_changed: bool, out: TextIO, err: TextIO) 
             make_report(request.output, ReportOptions(storage_options=request.storage_options))
     except Exception as error:  # whatever it is, the run itself is done
         again = f"facemill report {request.output.uri} tries it again"
-        err.write(f"warning: the report could not be made ({brief(error)}); {again}\n")
+        err.write(f"warning: the report could not be made ({redact(brief(error))}); {again}\n")
     else:
         out.write(f"report    {request.output.shown(REPORT)}\n")
 
@@ -280,4 +280,4 @@ def _tell_losses(outcome: LocalOutcome, err: TextIO) -> None:
     for unit, positions in outcome.quarantined.items():
         err.write(f"{unit}: the images at positions {list(positions)} kept killing their worker and were given up\n")
     for unit, why in outcome.lost.items():
-        err.write(f"{unit} was not done, because of {why}. The same command tries it again\n")
+        err.write(f"{unit} was not done, because of {redact(why)}. The same command tries it again\n")

@@ -387,9 +387,22 @@ def test_a_list_without_bytes_gets_one_row(tmp_path: Path) -> None:
     assert (record.image_id, record.failure and record.failure.reason) == ("in/ann/photos.urls", "empty")
 
 
+HOSTILE = (
+    "ftp://user:s3cret@127.0.0.1:1/a.jpg",  # no driver can be made
+    "s3://key:s3cret@/a.jpg",
+    "nosuch://user:s3cret@host/a.jpg",
+    "https://user:s3cret@127.0.0.1:port/a.jpg",
+    "https://user:p/s3cret@127.0.0.1:1/a.jpg",
+    "https://[user:s3cret@127.0.0.1/a.jpg?token=s3cret",
+    "BASE/missing?X-Amz-Signature=s3cret",
+    "BASE/missing?x=1;sig=s3cret#token=s3cret",
+    "https://user:s3cret@host/a.zip::file:///a?token=s3cret",
+)
+
+
 @pytest.mark.slow
-def test_a_run_over_urls_gives_what_the_files_give(tmp_path: Path) -> None:
-    """Everything but the names is the same as of the files that the URLs lead to."""
+def test_a_run_over_urls_gives_what_the_files_give(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Everything but the names is the same as of the files that the URLs lead to, and no credentials are written."""
     files = archive(6)
     photos = write_loose(tmp_path / "photos", files)
     handler = type("Files", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
@@ -397,7 +410,9 @@ def test_a_run_over_urls_gives_what_the_files_give(tmp_path: Path) -> None:
         threading.Thread(target=instance.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{instance.server_address[1]}"
         text = "url,label\n" + "".join(f"{base}/{name},{name.split('/')[0]}\n" for name in sorted(files))
-        write_loose(tmp_path / "lists", {"photos.urls.csv": (text + f"{base}/missing.jpg,\n").encode()})
+        hostile = "".join(f"{url.replace('BASE', base)},\n" for url in HOSTILE)
+        text += f"{base}/missing.jpg,\n{hostile}"
+        write_loose(tmp_path / "lists", {"photos.urls.csv": text.encode()})
         outputs = {}
         for name in ("photos", "lists"):
             output = Folder(str(tmp_path / f"out-{name}"))
@@ -405,9 +420,14 @@ def test_a_run_over_urls_gives_what_the_files_give(tmp_path: Path) -> None:
             assert result.is_complete
             outputs[name] = read_table(Path(output.path), "images")
         instance.shutdown()
-    assert len(outputs["lists"]) == len(files) + 1
-    assert outputs["lists"][-1]["message"] == "HTTP status 404 Not Found"
+    assert len(outputs["lists"]) == len(files) + 1 + len(HOSTILE)
+    assert outputs["lists"][len(files)]["message"] == "HTTP status 404 Not Found"
+    assert all(row["status"] == "failed" for row in outputs["lists"][len(files) :])
+    written = [path for path in (tmp_path / "out-lists").rglob("*") if path.is_file()]
+    assert {"manifest.json", "report.html", "unit-000000.json"} <= {path.name for path in written}
+    assert not [path for path in written if b"s3cret" in path.read_bytes()]
+    assert "s3cret" not in str([outputs["lists"], *capfd.readouterr()])
     columns = ("sha256", "format", "width", "label", "status", "reason", "num_faces", "num_kept")
     by_files, by_urls = ([[row[column] for column in columns] for row in outputs[n]] for n in ("photos", "lists"))
-    assert by_urls[:-1] == by_files
+    assert by_urls[: len(files)] == by_files
     assert sum(row["num_kept"] for row in outputs["lists"]) >= 6

@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from facemill.models.errors import ConfigError
 
 SIGNED_URLS = "signed_urls"  # the key of the storage options under which `separate_signatures` puts what it took
 _SECRET_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "q-")
-_SECRET_NAMES = frozenset(
-    {"auth", "authorization", "awsaccesskeyid", "expires", "googleaccessid", "key", "key-pair-id", "policy", "sig"}
-)
+# fmt: off
+_SECRET_NAMES = frozenset({
+    "auth", "auth_key", "authorization", "awsaccesskeyid", "expires", "googleaccessid", "hmac", "jwt", "key",
+    "key-pair-id", "policy", "pwd", "sig", "sign",
+})
+# fmt: on
 _SECRET_WORDS = ("apikey", "api_key", "api-key", "access_key", "credential", "passw", "secret", "signature", "token")
 # What stands beside `sig` in a shared access signature of Azure.
 # fmt: off
@@ -25,8 +29,10 @@ _AZURE_NAMES = frozenset({
     "skv", "sp", "spr", "sr", "srt", "ss", "st", "suoid", "sv",
 })
 # fmt: on
-_QUERY = re.compile(r"\?[^\s'\"<>)]+")
-_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+@")
+_QUERY = re.compile(r"[?#]\S+?(?=['\")>\],.:;]*(?:\s|$))")
+_PARAMETER = re.compile(r"(?:^|[?&;#])([^=?&;#]+)=")
+# What stands before the host; or before the last @, where a password was written with a slash and no port is meant.
+_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#]*@|[^\s/?#@:\[]*:(?!:|\d+(?:[/?#\s'\"]|$))\S{0,2000}@)")
 _ACCOUNT_KEY = re.compile(r"(AccountKey|SharedAccessSignature)=[^;\s'\"]+", re.IGNORECASE)
 
 
@@ -54,18 +60,29 @@ def _separate(uri: str, signed: dict[str, str]) -> str:
 
 
 def split_signature(url: str) -> tuple[str, str]:
-    """`https://h/a.tar?x=1&X-Amz-Signature=...` -> `https://h/a.tar?x=1`, `X-Amz-Signature=...`."""
-    place, mark, query = url.partition("?")
+    """`https://h/a.tar?x=1&X-Amz-Signature=...` -> `https://h/a.tar?x=1`, `X-Amz-Signature=...`.
+
+    A part of the query, or of the fragment of a URL without a query, is secret as a whole if any name in it is.
+    """
+    place, mark, query = next((url.partition(mark) for mark in "?#" if mark in url), (url, "", ""))
     parts = query.split("&") if mark else []
-    names = {_name(part) for part in parts}
-    secret = [part for part in parts if _is_secret(_name(part), names)]
+    has_azures = any("sig" in _names(part) for part in parts)
+    secret = [part for part in parts if any(_is_secret(name, has_azures) for name in _names(part))]
     left = [part for part in parts if part not in secret]
-    return place + ("?" + "&".join(left) if left else ""), "&".join(secret)
+    taken = "&".join(secret)
+    return place + (mark + "&".join(left) if left else ""), f"#{taken}" if taken and mark == "#" else taken
 
 
 def join_signature(url: str, secret: str) -> str:
     """The reverse of `split_signature`."""
+    if secret.startswith("#"):
+        return url + secret
     return f"{url}{'&' if '?' in url else '?'}{secret}"
+
+
+def without_credentials(url: str) -> str:
+    """The URL as a name: without user, password and signature."""
+    return split_signature(_LOGIN.sub(lambda login: "" if _is_secret_login(login) else login[0], url))[0]
 
 
 def check_no_password(uri: str) -> None:
@@ -74,7 +91,7 @@ def check_no_password(uri: str) -> None:
     Raises:
         ConfigError: It holds one; the message does not.
     """
-    if _PASSWORD.search(uri):
+    if any(_is_secret_login(login) for login in _LOGIN.finditer(uri)):
         raise ConfigError(
             f"{redact(uri)} holds a password, which the manifest would keep; give it in --storage-options instead, "
             'for instance {"https": {"headers": {"Authorization": "Basic ..."}}}'
@@ -96,21 +113,27 @@ def check_no_signature(uri: str) -> None:
 
 def redact(text: str) -> str:
     """`text` with `...` in place of signatures, passwords and keys."""
-    text = _PASSWORD.sub(r"\1:...@", text)
+    text = _LOGIN.sub(lambda login: "...@" if _is_secret_login(login) else login[0], text)
     text = _ACCOUNT_KEY.sub(r"\1=...", text)
     return _QUERY.sub(lambda query: _redact_query(query[0]), text)
 
 
 def _redact_query(query: str) -> str:
     public, secret = split_signature(query)
-    return join_signature(public, "...") if secret else query
+    return f"{public}&..." if public and secret else f"{query[0]}..." if secret else query
 
 
-def _name(part: str) -> str:
-    return part.partition("=")[0].lower()
+def _is_secret_login(login: re.Match[str]) -> bool:
+    """Whether it holds a password; on the web a user alone is most often a token, elsewhere a container or account."""
+    return ":" in login[0] or login.string[: login.start()].lower().endswith(("http://", "https://"))
 
 
-def _is_secret(name: str, names: set[str]) -> bool:
+def _names(part: str) -> list[str]:
+    """The names of a part of a query, and of what is written in its value as a URL in a URL."""
+    return [name.lower() for name in _PARAMETER.findall(unquote(unquote(part)))]
+
+
+def _is_secret(name: str, has_azures: bool) -> bool:
     if name.startswith(_SECRET_PREFIXES) or name in _SECRET_NAMES:
         return True
-    return any(word in name for word in _SECRET_WORDS) or ("sig" in names and name in _AZURE_NAMES)
+    return any(word in name for word in _SECRET_WORDS) or (has_azures and name in _AZURE_NAMES)

@@ -12,7 +12,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from facemill.models.errors import ConfigError
-from facemill.transforms.ops.credentials import SIGNED_URLS
+from facemill.transforms.ops.credentials import SIGNED_URLS, redact
 from facemill.transforms.ops.retrying import RetryingFileSystem
 from facemill.transforms.ops.store_errors import explain
 
@@ -48,9 +48,9 @@ def resolve_uri(uri: str, storage_options: Mapping[str, Any]) -> tuple[fsspec.Ab
         fs, path = _driver(uri, store, _options(store, storage_options))
     except ImportError as error:
         how = f'pip install "facemill[{_EXTRAS[store]}]"' if store in _EXTRAS else str(error)
-        raise ConfigError(f"cannot use {uri}, whose driver is not installed: {how}") from error
+        raise ConfigError(f"cannot use {redact(uri)}, whose driver is not installed: {how}") from error
     except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"cannot use {uri}: {explain(error, uri, store).strerror}") from error
+        raise ConfigError(f"cannot use {redact(uri)}: {explain(error, uri, store).strerror}") from error
     if isinstance(fs, LocalFileSystem):
         return fs, path
     _set_up(fs, store)

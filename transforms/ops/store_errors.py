@@ -140,7 +140,7 @@ def explain(error: BaseException, place: str, protocol: str, *, is_signed: bool 
         protocol: Of the store, as its driver names it first.
         is_signed: Whether access hangs on a signature in the URL, which may have expired.
     """
-    text = _describe(error)
+    text, place = _describe(error), redact(place)
     if is_passing(error):
         return StoreError(f"the store does not answer as it should ({text})", place)
     chain = list(_chain(error))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from facemill.transforms.ops.credentials import redact
 from facemill.transforms.ops.quality import QUALITY_COLUMNS
 from facemill.transforms.ops.records import Faces, Failure, ImageRecord
 
@@ -88,7 +89,7 @@ def image_row(record: ImageRecord, unit: str) -> dict[str, Any]:
         "label": record.label,
         "status": image_status(record),
         "reason": record.failure.reason if record.failure else None,
-        "message": record.failure.message if record.failure else None,
+        "message": redact(record.failure.message) if record.failure else None,
         "num_faces": 0 if record.faces is None else len(record.faces),
         "num_kept": num_kept(record),
     }

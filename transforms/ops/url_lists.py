@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, NamedTuple
 
 from facemill.models.errors import BadInputError
-from facemill.transforms.ops.credentials import split_signature
+from facemill.transforms.ops.credentials import without_credentials
 from facemill.transforms.ops.members import ShardRange, file_size
 from facemill.transforms.ops.records import Failure
 
@@ -23,7 +23,6 @@ _MAX_RANGES = 1000  # as the reader of each goes through the list from its start
 _USUAL_IMAGE_BYTES = 100_000
 _CHUNK_BYTES = 1 << 20
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
-_PASSWORD = re.compile(r"(?<=://)[^/?#@]*@")
 
 
 class UrlLine(NamedTuple):
@@ -129,8 +128,7 @@ def _parse(number: int, line: bytes, columns: _Columns) -> UrlLine | None:
         return _failed(name, label, "a URL with spaces or control characters; they are written like %20")
     if not _SCHEME.match(url):
         return _failed(name, label, "no URL: it begins like https://")
-    public, _ = split_signature(_PASSWORD.sub("", url))
-    return UrlLine(f"{name}/{public[:_MAX_NAME_CHARS]}", url, label or None)
+    return UrlLine(f"{name}/{without_credentials(url)[:_MAX_NAME_CHARS]}", url, label or None)
 
 
 def _cells(text: str, delimiter: Delimiter) -> list[str]:
