@@ -25,9 +25,11 @@ from facemill.pipeline.output_folder import (
 from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import Plan, append_units, read_plan
 from facemill.pipeline.prepare import unplanned_units
+from facemill.pipeline.report.renew import write_report
 from facemill.pipeline.summary import Account, committed_units, format_change, take_account
 from facemill.transforms.ops.credentials import check_no_signature, redact
 from facemill.transforms.ops.filtering import filter_unit
+from facemill.transforms.ops.layout import REPORT
 from facemill.transforms.ops.storage import Folder
 
 _UNITS_AT_ONCE = 256  # of a thread
@@ -78,6 +80,7 @@ def filter_output(
     source: str | None = None,
     settings: Sequence[str] = (),
     num_workers: int = 1,
+    report: bool = True,
     out: TextIO | None = None,
     err: TextIO | None = None,
 ) -> FilterResult:
@@ -89,6 +92,7 @@ def filter_output(
         source: As for `filter_config`.
         settings: As for `filter_config`.
         num_workers: Threads.
+        report: Make the report anew, where the output has one of earlier verdicts.
         out: Gets the counts before and after, by default standard output.
         err: Gets all else, by default standard error.
 
@@ -124,6 +128,8 @@ def filter_output(
         replace(manifest, crops_from=crops_from).write(output)
     out.write(format_change(result.before, result.after) + "\n")
     out.write(_tell_crops(result, crops_from, output) + "\n")
+    if report and pending and output.exists(REPORT):
+        write_report(output, tables.storage_options, out=out, err=err)
     return result
 
 

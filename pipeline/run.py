@@ -11,7 +11,6 @@ from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.beam_options import check_values
 from facemill.pipeline.config import Config, settle_accelerator
 from facemill.pipeline.engines import check_detaching, check_reachable, check_runner, complete_arguments
-from facemill.pipeline.errors import brief
 from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing, list_inputs
 from facemill.pipeline.local import LocalOutcome, run_local
@@ -29,6 +28,7 @@ from facemill.pipeline.plan import Plan
 from facemill.pipeline.prepare import prepare
 from facemill.pipeline.progress import Progress
 from facemill.pipeline.remote import run_remote
+from facemill.pipeline.report.renew import write_report
 from facemill.pipeline.request import RunRequest
 from facemill.pipeline.roots import leave_out
 from facemill.pipeline.summary import (
@@ -127,8 +127,9 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     out.write(f"{summary}\n")
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
-    if request.report and request.config.run.report and account.num_units:
-        _report(request, is_changed=bool(pending), out=out, err=err)
+    is_outdated = bool(pending) or not request.output.exists(REPORT)
+    if request.report and request.config.run.report and account.num_units and is_outdated:
+        write_report(request.output, request.storage_options, out=out, err=err)
     return RunResult(account, outcome)
 
 
@@ -245,20 +246,6 @@ def _count_labels(output: Folder, account: Account) -> int:
     """The labels of the kept faces; 0 where it would take long to read the tables, and the report says it."""
     is_quick = output.is_local and account.num_units <= _MAX_COUNTED_UNITS
     return open_output(output).count_labels() if is_quick and account.num_kept else 0
-
-
-def _report(request: RunRequest, *, is_changed: bool, out: TextIO, err: TextIO) -> None:
-    """Write the page on the output, where there is anything new; that it cannot be written costs nothing else."""
-    from facemill.pipeline.report.make import ReportOptions, make_report
-
-    try:
-        if is_changed or not request.output.exists(REPORT):
-            make_report(request.output, ReportOptions(storage_options=request.storage_options))
-    except Exception as error:  # whatever it is, the run itself is done
-        again = f"facemill report {request.output.uri} tries it again"
-        err.write(f"warning: the report could not be made ({redact(brief(error))}); {again}\n")
-    else:
-        out.write(f"report    {request.output.shown(REPORT)}\n")
 
 
 def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:

@@ -315,8 +315,13 @@ def duplicates_command(capsys: pytest.CaptureFixture[str], *arguments: Path | st
 
 
 def test_real_photographs(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = (made / "report.html").read_bytes()
+    assert duplicates_command(capsys, made, "--no-report")[0] == 0
+    assert (made / "report.html").read_bytes() == report
     code, out, err = duplicates_command(capsys, made)
     assert (code, err) == (0, "")
+    assert b"Duplicates" in (made / "report.html").read_bytes()
+    assert b"Duplicates" not in report
     folder = Folder(str(made))
     assert [row[:2] + row[3:] for row in rows(folder, "images")] == [
         ("photos/cups/1.jpg", "cups", 1, 2, 1),
@@ -331,7 +336,9 @@ def test_real_photographs(made: Path, capsys: pytest.CaptureFixture[str]) -> Non
     }
     assert {row[3:6] for row in near_faces} == {(1, 5, 2)}
     assert near_faces[0][6] == 0 and 0 < near_faces[-1][6] <= 32
-    counts = [int(line[12:21].replace(",", "")) for line in out.splitlines()]
+    *lines, last = out.splitlines()
+    assert last == f"report    {made}/report.html"
+    counts = [int(line[12:21].replace(",", "")) for line in lines]
     assert counts == [8, 2, 1, 1, 4, 2, 6, 1, 0, 1, 5, 4]
 
 

@@ -221,8 +221,11 @@ def test_units_that_are_committed_later_are_done_by_the_same_command(found: Path
     first = filter_output(*folders, settings=STRICTER, out=io.StringIO(), err=err)
     assert "warning: 1 of" in err.getvalue()
     (tmp_path / "out" / marker_name(late)).write_bytes(marker)
+    assert not (tmp_path / "new" / "report.html").exists()
+    (tmp_path / "new" / "report.html").write_text("of fewer units")
     second = filter_output(*folders, settings=STRICTER, out=io.StringIO())
     assert second.after.num_units == first.after.num_units + 1
+    assert f"{second.after.num_faces:,}" in (tmp_path / "new" / "report.html").read_text()
     refilter(found / "out", tmp_path / "whole", *STRICTER)
     assert read_table(tmp_path / "new", "faces") == read_table(tmp_path / "whole", "faces")
 

@@ -83,7 +83,7 @@ def add_retry_failed(parser: argparse.ArgumentParser) -> None:
 def add_report(parser: argparse.ArgumentParser) -> None:
     """`--no-report`."""
     parser.add_argument(
-        "--no-report", action="store_false", dest="report", help="make no report.html at the end; facemill report does"
+        "--no-report", action="store_false", dest="report", help="leave report.html as it is; facemill report makes it"
     )
 
 

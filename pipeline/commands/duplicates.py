@@ -8,7 +8,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE, add_source, add_storage_options, positive, uri
+from facemill.pipeline.commands.arguments import (
+    EXIT_DONE,
+    add_report,
+    add_source,
+    add_storage_options,
+    positive,
+    uri,
+)
 
 if TYPE_CHECKING:
     from facemill.pipeline.duplicates import GroupCounts
@@ -45,6 +52,7 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="with --draw, at most so many, those across labels first (default: %(default)s)",
     )
+    add_report(duplicates)
     add_storage_options(duplicates)
     duplicates.set_defaults(command=_duplicates)
 
@@ -53,7 +61,8 @@ def _duplicates(options: argparse.Namespace, _: list[str]) -> int:
     from facemill.pipeline.duplicates import DuplicatesOptions, find_duplicates
     from facemill.pipeline.duplicates_sheet import check_drawable, draw_groups
     from facemill.pipeline.outputs import open_output
-    from facemill.transforms.ops.layout import duplicates_name
+    from facemill.pipeline.report.renew import write_report
+    from facemill.transforms.ops.layout import REPORT, duplicates_name
     from facemill.transforms.ops.storage import Folder
 
     wanted = DuplicatesOptions(near_distance=options.near_distance, all_faces=options.all_faces)
@@ -69,6 +78,8 @@ def _duplicates(options: argparse.Namespace, _: list[str]) -> int:
         target = Folder(folder or ".", options.storage_options)
         num_drawn = draw_groups(output, target, name, num_groups=options.draw_groups)
         sys.stdout.write(f"drawn {num_drawn:>12,}   groups of faces: {options.draw}\n")
+    if options.report and output.folder.exists(REPORT):
+        write_report(output.folder, options.storage_options, out=sys.stdout, err=sys.stderr)
     return EXIT_DONE
 
 

@@ -11,6 +11,7 @@ from facemill.pipeline.commands.arguments import (
     add_config,
     add_new_output,
     add_source,
+    add_report,
     add_storage_options,
     num_cores,
     positive,
@@ -33,6 +34,7 @@ def add_parser(commands: Any) -> None:
     filter_.add_argument(
         "--workers", type=positive, default=num_cores(), metavar="N", help="threads (default: %(default)s)"
     )
+    add_report(filter_)
     add_storage_options(filter_)
     filter_.set_defaults(command=_filter, advice=GOES_ON)
 
@@ -47,5 +49,6 @@ def _filter(options: argparse.Namespace, _: list[str]) -> int:
         source=options.config,
         settings=options.settings,
         num_workers=options.workers,
+        report=options.report,
     )
     return EXIT_DONE

@@ -1,0 +1,24 @@
+"""The report that a command leaves behind, where its own tables have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from facemill.pipeline.errors import brief
+from facemill.transforms.ops.credentials import redact
+from facemill.transforms.ops.layout import REPORT
+from facemill.transforms.ops.storage import Folder
+
+
+def write_report(output: Folder, storage_options: Mapping[str, Any], *, out: TextIO, err: TextIO) -> None:
+    """Write the page on the output; that it cannot be written costs nothing but a warning."""
+    from facemill.pipeline.report.make import ReportOptions, make_report
+
+    try:
+        make_report(output, ReportOptions(storage_options=storage_options))
+    except Exception as error:  # whatever it is, the command itself is done
+        again = f"facemill report {output.uri} tries it again"
+        err.write(f"warning: the report could not be made ({redact(brief(error))}); {again}\n")
+    else:
+        out.write(f"report    {output.shown(REPORT)}\n")
