@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -113,10 +114,18 @@ def sweep_output(output: Folder, templates: Sequence[str]) -> None:
             output.sweep(f"{files}/{unit}")
 
 
-def forget_failed(output: Folder, committed: frozenset[str]) -> frozenset[str]:
-    """Take back the commit of units with failures that may have been passing; returns their names."""
-    summaries = read_summaries(output, committed)
-    failed = frozenset(s.unit for s in summaries if _RETRIED_REASONS & s.failure_reasons.keys())
+def forget_failed(output: Folder, committed: frozenset[str], tables: Folder | None) -> frozenset[str]:
+    """Take back the commit of units with failures that may have been passing; returns their names.
+
+    Those that are in `tables` already would only be copied again.
+    """
+    there = read_summaries(tables, committed & committed_units(tables)) if tables is not None else []
+    copied = {summary.unit: Counter(summary.failure_reasons) for summary in there}
+    failed = frozenset(
+        summary.unit
+        for summary in read_summaries(output, committed)
+        if _RETRIED_REASONS & (Counter(summary.failure_reasons) - copied.get(summary.unit, Counter())).keys()
+    )
     for unit in failed:
         output.remove(marker_name(unit))
     return failed

@@ -94,7 +94,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         job, plan = prepare(request, listings, committed, err)
         sweep_output(request.output, request.config.align.templates)
         if request.retry_failed:
-            committed -= forget_failed(request.output, committed)
+            committed -= forget_failed(request.output, committed, request.tables)
         if request.tables is not None:
             committed -= forget_changed(request.output, request.tables, committed, err)
         pending = plan.pending(committed)

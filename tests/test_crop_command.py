@@ -97,16 +97,21 @@ def test_a_file_that_is_another_now_fails_and_says_so(tmp_path: Path) -> None:
 
 
 def test_what_has_come_back_is_done_when_asked(tmp_path: Path) -> None:
+    """Not so the unit of an archive, whose failure is in the tables already."""
     loose = write_loose(tmp_path / "photos", archive(3))
+    (loose / "empty.tar").write_bytes(b"")
     run(RunRequest(inputs=[str(loose)], output=Folder(str(tmp_path / "out")), config=load_config(None, [])))
     (loose / "person_2/0002.jpg").rename(tmp_path / "away.jpg")
     assert crop(tmp_path / "out", tmp_path / "again").account.failure_reasons["read_error"] == 1
     (tmp_path / "away.jpg").rename(loose / "person_2/0002.jpg")
+    markers = {path: path.stat().st_mtime_ns for path in (tmp_path / "again" / "_units").iterdir()}
+    assert len(markers) == 2
     command = [sys.executable, "-m", "facemill.pipeline.cli", "crop", "out", "--output", "again", "--workers", "1"]
     for arguments, is_back in (([], False), (["--retry-failed"], True)):
         done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert (read_crops(tmp_path / "again") == read_crops(tmp_path / "out")) == is_back
+    assert sum(path.stat().st_mtime_ns != time for path, time in markers.items()) == 1
 
 
 def test_a_shard_whose_members_have_moved_fails_and_says_so(tmp_path: Path) -> None:
