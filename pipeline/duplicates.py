@@ -40,6 +40,7 @@ DUPLICATE_FACES_SCHEMA = pa.schema(
         ("distance", pa.int16()),
     ]
 )
+DUPLICATES_SCHEMAS: dict[TableName, pa.Schema] = {"images": DUPLICATE_IMAGES_SCHEMA, "faces": DUPLICATE_FACES_SCHEMA}
 
 # Beyond it strangers are taken for each other, and the search becomes slow.
 MAX_NEAR_DISTANCE = 64
@@ -110,7 +111,7 @@ def find_duplicates(
     output.folder.sweep(DUPLICATES)
     with open_database(output) as connection:
         images = GroupCounts(_number(connection, f"select count(*) from images where {_READABLE}"))
-        _write(output, "images", DUPLICATE_IMAGES_SCHEMA, metadata, _rows(connection, _EQUAL_IMAGES), images)
+        _write(output, "images", metadata, _rows(connection, _EQUAL_IMAGES), images)
         compared = "phash is not null" if options.all_faces else "phash is not null and kept"
         connection.execute(_HASHES.format(compared=compared))
         faces = GroupCounts(_number(connection, "select coalesce(sum(num_faces), 0) from hashes"))
@@ -120,7 +121,7 @@ def find_duplicates(
         grouped = {"row": np.arange(len(distances)), "representative": representatives, "distance": distances}
         connection.register("grouped", pa.table(grouped))
         connection.execute(_MEMBERS.format(compared=compared))
-        _write(output, "faces", DUPLICATE_FACES_SCHEMA, metadata, _rows(connection, _NEAR_FACES), faces)
+        _write(output, "faces", metadata, _rows(connection, _NEAR_FACES), faces)
     return images, faces
 
 
@@ -175,7 +176,7 @@ def open_database(output: Output) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             yield connection
         except (duckdb.Error, pa.ArrowException) as error:
-            raise OutputError(f"cannot read the tables of {output.folder.uri}: {str(error).splitlines()[0]}") from error
+            raise output.unreadable(error) from error
 
 
 def _number(connection: duckdb.DuckDBPyConnection, query: str) -> int:
@@ -207,13 +208,13 @@ def _read_hashes(output: Output, connection: duckdb.DuckDBPyConnection) -> np.nd
 def _write(
     output: Output,
     table: TableName,
-    schema: pa.Schema,
     metadata: dict[str, str],
     rows: Iterator[dict[str, Any]],
     counts: GroupCounts,
 ) -> None:
     """Write the rows of a table, and count them."""
     name = duplicates_name(table)
+    schema = DUPLICATES_SCHEMAS[table]
     writer = TableWriter(output.folder, name, schema, group_rows=_BATCH_ROWS, compression="zstd", metadata=metadata)
     try:
         for row in rows:

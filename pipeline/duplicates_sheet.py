@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from facemill.models.errors import ConfigError, OutputError
-from facemill.pipeline.duplicates import open_database
+from facemill.pipeline.duplicates import DUPLICATES_SCHEMAS, open_database
 from facemill.pipeline.outputs import Output
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
 from facemill.transforms.ops.drawing import contact_sheet
@@ -92,7 +92,10 @@ def draw_groups(output: Output, target: Folder, name: str, *, num_groups: int) -
 
 def _choose(output: Output, num_groups: int) -> list[_Face]:
     columns = ["face_id", "label", "group", "num_labels", "distance"]
-    with open_database(output) as connection, open_table(output.folder, duplicates_name("faces")) as table:
+    with (
+        open_database(output) as connection,
+        open_table(output.folder, duplicates_name("faces"), DUPLICATES_SCHEMAS["faces"]) as table,
+    ):
         connection.register("part", table.schema_arrow.empty_table().select(columns))
         connection.execute("create temp table duplicates as select * from part")
         for batch in table.iter_batches(columns=columns, use_threads=False):

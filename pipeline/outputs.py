@@ -21,7 +21,7 @@ from facemill.pipeline.summary import committed_units
 from facemill.transforms.ops.crop_reading import read_crops
 from facemill.transforms.ops.layout import CropStore, faces_name, images_name, template_folders
 from facemill.transforms.ops.storage import Folder
-from facemill.transforms.ops.table_reader import open_table
+from facemill.transforms.ops.table_reader import open_table, telling_damage
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     import pyarrow.dataset as ds
     from pyarrow.fs import FileSystem
 
+_TABLES: dict[str, tuple[Callable[[str], str], pa.Schema]] = {
+    "images": (images_name, IMAGES_SCHEMA),
+    "faces": (faces_name, FACES_SCHEMA),
+}
 _PATTERN = re.compile(r"[*?\[]")  # what DuckDB takes for a pattern in a path
 
 
@@ -100,8 +104,8 @@ class Output:
 
         connection = duckdb.connect()
         try:
-            self._add_table(connection, "images", images_name, IMAGES_SCHEMA)
-            self._add_table(connection, "faces", faces_name, FACES_SCHEMA)
+            for view, (name_of, schema) in _TABLES.items():
+                self._add_table(connection, view, name_of, schema)
         except OutputError:
             connection.close()
             raise
@@ -125,7 +129,21 @@ class Output:
         try:
             connection.read_parquet(paths, hive_partitioning=False).create_view(view)
         except (OSError, duckdb.Error) as error:
-            raise OutputError(f"cannot read the tables of {self.folder.uri}: {error}") from error
+            raise self.unreadable(error) from error
+
+    def unreadable(self, error: Exception) -> OutputError:
+        """What to raise where a database cannot read the tables: of those on this machine it names the damaged one."""
+        for unit in self.units if self.folder.is_local else ():
+            for name_of, schema in _TABLES.values():
+                name = name_of(unit)
+                try:
+                    with open_table(self.folder, name, schema) as table, telling_damage(self.folder.shown(name)):
+                        for _ in table.iter_batches():
+                            pass
+                except OutputError as damage:
+                    return damage
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        return OutputError(f"cannot read the tables of {self.folder.uri}: {why}")
 
     def crops(self, unit: str, template: str | None = None) -> Iterator[tuple[str, bytes]]:
         """Name and encoded bytes of a unit's crops; `template` may be left out where there is one alone.
@@ -150,7 +168,7 @@ class Output:
         self._crops_subfolder(template)
 
     def _crop_names(self, unit: str) -> frozenset[str]:
-        with open_table(self.folder, faces_name(unit)) as faces:
+        with open_table(self.folder, faces_name(unit), FACES_SCHEMA) as faces:
             return frozenset(faces.read(["crop"])["crop"].drop_null().to_pylist())
 
     def _crops_subfolder(self, template: str | None) -> str:
@@ -167,6 +185,9 @@ class Output:
     ) -> None:
         if self.units:
             self.add_view(connection, view, [name_of(unit) for unit in self.units])
+            missing = [name for name in schema.names if name not in connection.view(view).columns]
+            if missing:
+                raise self.unreadable(ValueError(f"{view} lack the column {missing[0]}"))
         else:
             connection.register(view, schema.empty_table())
 

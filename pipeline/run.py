@@ -40,7 +40,6 @@ from facemill.pipeline.summary import (
 )
 from facemill.transforms.ops.credentials import check_no_signature, redact, separate_signatures
 from facemill.transforms.ops.known_faces import KnownFaces
-from facemill.transforms.ops.layout import REPORT
 from facemill.transforms.ops.storage import Folder
 
 _MAX_COUNTED_UNITS = 1_000  # their tables are read in less than half a second
@@ -127,9 +126,8 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     out.write(f"{summary}\n")
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
-    is_outdated = bool(pending) or not request.output.exists(REPORT)
-    if request.report and request.config.run.report and account.num_units and is_outdated:
-        write_report(request.output, request.storage_options, out=out, err=err)
+    if request.report and request.config.run.report and account.num_units:
+        write_report(request.output, request.storage_options, is_changed=bool(pending), out=out, err=err)
     return RunResult(account, outcome)
 
 

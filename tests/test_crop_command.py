@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,21 +15,25 @@ from typing import Any
 import apache_beam as beam
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from pictures import archive, portrait, read_crops, read_table, write_loose, write_parquet, write_tar, write_zip
 from PIL import Image
 from web import web_server
 
-from facemill.models.errors import ConfigError
+from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.crop import crop_config
 from facemill.pipeline.filter import filter_output
 from facemill.pipeline.graph import process_units
 from facemill.pipeline.job import Job
 from facemill.pipeline.outputs import open_output
+from facemill.pipeline.plan import read_plan
 from facemill.pipeline.run import RunRequest, RunResult, run
-from facemill.transforms.ops.layout import marker_name
+from facemill.transforms.ops.layout import faces_name, images_name, marker_name
+from facemill.transforms.ops.reading import ReadOptions
+from facemill.transforms.ops.recalling import recall_unit
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
 
@@ -123,6 +128,34 @@ def test_a_shard_whose_members_have_moved_fails_and_says_so(tmp_path: Path) -> N
     failed = [row for row in read_table(tmp_path / "again", "images") if "has changed" in (row["message"] or "")]
     assert len(failed) == 3
     assert result.account.num_crops == 0
+
+
+def drop(table: Path, first: int) -> None:
+    pq.write_table(pq.read_table(table).slice(first), table)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder, unit: drop(folder / images_name(unit), 6), "are not those that images/.* counts"),
+        (lambda folder, unit: drop(folder / faces_name(unit), 1), "are not those that images/.* counts"),
+        (lambda folder, unit: (folder / faces_name(unit)).write_bytes(b""), r"faces/unit-.*\.parquet is damaged"),
+    ],
+)
+def test_damaged_tables_are_told(damage: Any, message: str, found: Path, tmp_path: Path) -> None:
+    shutil.copytree(found / "out", tmp_path / "out")
+    tables = Folder(str(tmp_path / "out"))
+    units = [unit for unit in read_plan(tables).units(read_plan(tables).names) if unit.sources[0].endswith(".tar")]
+    damage(tmp_path / "out", units[0].name)
+    with pytest.raises(OutputError, match=message):
+        list(recall_unit(units[0], tables, {"photos": Folder(str(found / "photos"))}, ReadOptions()))
+
+
+def test_tables_that_name_other_videos_are_told(found: Path) -> None:
+    tables, roots = Folder(str(found / "out")), {"photos": Folder(str(found / "photos"))}
+    video = Unit(read_plan(tables).names[0], "videos", ("photos/a.mp4",), (1,), 1)
+    with pytest.raises(OutputError, match="which is none of its videos"):
+        list(recall_unit(video, tables, roots, ReadOptions()))
 
 
 def test_it_goes_on_where_it_was_interrupted(found: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from made_outputs import MadeFace, write_output
 
 from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.duplicates import DUPLICATE_FACES_SCHEMA, DUPLICATE_IMAGES_SCHEMA
 from facemill.pipeline.export import face_database
 from facemill.pipeline.export.face_database import select_faces
 from facemill.pipeline.export.names import class_name
@@ -70,13 +71,13 @@ def with_duplicates(source: Path, groups: list[list[str]], distance: int = 0) ->
     shutil.copytree(source, folder)
     (folder / "duplicates").mkdir()
     rows = [{"image_id": image, "group": number} for number, images in enumerate(groups) for image in images]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "duplicates" / "images.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, DUPLICATE_IMAGES_SCHEMA), folder / "duplicates" / "images.parquet")
     firsts = {images[0] for images in groups}
     faces = [
         {"face_id": f"{row['image_id']}#0", "distance": 0 if row["image_id"] in firsts else distance, **row}
         for row in rows
     ]
-    pq.write_table(pa.Table.from_pylist(faces), folder / "duplicates" / "faces.parquet")
+    pq.write_table(pa.Table.from_pylist(faces, DUPLICATE_FACES_SCHEMA), folder / "duplicates" / "faces.parquet")
     return folder
 
 

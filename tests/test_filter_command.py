@@ -299,7 +299,11 @@ def test_folders_that_cannot_be_are_refused(found: Path, tmp_path: Path) -> None
     [
         ("missing", "is missing, though its unit was committed"),
         ("cut", "is damaged"),
-        ("other", "the tables are damaged"),
+        ("empty", r"faces/unit-\w+\.parquet is damaged"),
+        ("other", "is damaged: . faces, . in the images"),
+        ("without", r"faces/unit-\w+\.parquet is damaged: the column landmarks is there 0 times"),
+        ("texts", r"faces/unit-\w+\.parquet is damaged: the column x1 is string, not float"),
+        ("sorted", "is damaged: the rows of the two are in different orders"),
         ("bare", "is damaged: its metadata do not say what made it"),
         ("marker", "cannot be judged anew in .*: Is a directory"),
     ],
@@ -312,6 +316,13 @@ def test_damaged_tables_are_told(damage: str, message: str, found: Path, tmp_pat
         table.unlink()
     elif damage == "cut":
         table.write_bytes(table.read_bytes()[:-200])
+    elif damage == "empty":
+        table.write_bytes(b"")
+    elif damage in ("without", "texts", "sorted"):
+        rows = pq.read_table(table)
+        texts = rows.set_column(rows.column_names.index("x1"), "x1", rows["x1"].cast(pa.string()))
+        other = {"without": rows.drop_columns(["landmarks"]), "texts": texts, "sorted": rows[::-1]}
+        pq.write_table(other[damage], table)
     elif damage == "bare":
         pq.write_table(pq.read_table(table).replace_schema_metadata(None), table)
     elif damage == "marker":

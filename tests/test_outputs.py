@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 from pictures import archive, read_crops, read_table, write_loose
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
+from facemill.pipeline.duplicates import open_database
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.run import RunRequest, run
-from facemill.transforms.ops.layout import CropStore, marker_name
+from facemill.transforms.ops.layout import CropStore, faces_name, marker_name
 from facemill.transforms.ops.storage import Folder
 
 
@@ -82,11 +84,19 @@ def test_many_views_are_read_without_a_hang(made: tuple[CropStore, Path]) -> Non
         connection.close()
 
 
-def test_tables_that_are_gone_are_an_error(made: tuple[CropStore, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "without"])
+def test_damaged_tables_are_named(made: tuple[CropStore, Path], tmp_path: Path, damage: str) -> None:
     shutil.copytree(made[1], tmp_path / "out")
-    shutil.rmtree(tmp_path / "out" / "faces")
-    with pytest.raises(OutputError, match=f"cannot read the tables of {tmp_path}/out"):
-        open_output(Folder(str(tmp_path / "out"))).connect()
+    output = open_output(Folder(str(tmp_path / "out")))
+    table = tmp_path / "out" / faces_name(output.units[-1])
+    rows, content = pq.read_table(table), table.read_bytes()
+    table.unlink()
+    if damage == "without":
+        pq.write_table(rows.drop_columns(["landmarks"]), table)
+    elif damage != "gone":
+        table.write_bytes(content[:-60] if damage == "cut" else b"")
+    with pytest.raises(OutputError, match=f"{table} is (damaged|missing)"), open_database(output) as connection:
+        connection.execute("select landmarks from faces").fetchall()
 
 
 def test_only_committed_units_are_read(made: tuple[CropStore, Path], tmp_path: Path) -> None:

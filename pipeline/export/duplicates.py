@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
-from facemill.pipeline.duplicates import TableName, check_duplicates
+from facemill.pipeline.duplicates import DUPLICATES_SCHEMAS, TableName, check_duplicates
 from facemill.pipeline.export.options import Duplicates
 from facemill.pipeline.outputs import Output
 from facemill.transforms.ops.layout import duplicates_name
@@ -27,8 +27,9 @@ def check_kind(output: Output, kind: Duplicates) -> None:
 
 def read_duplicates(output: Output, kind: Duplicates) -> Iterator[pa.RecordBatch]:
     """The members of the groups: `key`, `group`, and the `distance` from the first, null where all are equal."""
-    with open_table(output.folder, duplicates_name(_TABLES[kind])) as table:
-        columns = [KEYS[kind], "group", *(["distance"] if kind == "near" else [])]
+    columns = [KEYS[kind], "group", *(["distance"] if kind == "near" else [])]
+    schema = pa.schema([DUPLICATES_SCHEMAS[_TABLES[kind]].field(name) for name in columns])
+    with open_table(output.folder, duplicates_name(_TABLES[kind]), schema) as table:
         for batch in table.iter_batches(columns=columns, use_threads=False):
             distances = batch["distance"] if kind == "near" else pa.nulls(len(batch), pa.int16())
             yield pa.record_batch([batch[KEYS[kind]], batch["group"], distances], ["key", "group", "distance"])

@@ -19,7 +19,7 @@ from facemill.pipeline.export.record import explain_nothing
 from facemill.pipeline.export.selection import FACE_COLUMNS, Counts, SelectedSplit, Selection
 from facemill.pipeline.outputs import Output
 from facemill.transforms.ops.layout import faces_name
-from facemill.transforms.ops.table_reader import open_table
+from facemill.transforms.ops.table_reader import open_table, telling_damage
 from facemill.transforms.ops.tables import FACES_SCHEMA
 
 _MEMORY = "1GB"
@@ -98,7 +98,8 @@ def _gather(connection: duckdb.DuckDBPyConnection, output: Output, seed: int, co
 def _read_faces(output: Output, counts: Counts) -> Iterator[pa.RecordBatch]:
     """The rows of all faces, file by file: Arrow's data sets take memory that grows with the number of rows."""
     for unit in output.units:
-        with open_table(output.folder, faces_name(unit)) as faces:
+        name = faces_name(unit)
+        with open_table(output.folder, name, _SCHEMA) as faces, telling_damage(output.folder.shown(name)):
             for batch in faces.iter_batches(columns=_SCHEMA.names, use_threads=False):
                 counts.faces += batch.num_rows
                 yield batch

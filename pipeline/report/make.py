@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from facemill.models.errors import ConfigError, OutputError
+from facemill.models.errors import ConfigError
 from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import read_plan
 from facemill.pipeline.report.counts import Counts, count_outcomes
@@ -66,7 +66,7 @@ def make_report(
     try:
         page = render_page(_gather(output, options or ReportOptions()))
     except duckdb.Error as error:
-        raise OutputError(f"cannot read the tables of {redact(folder.uri)}: {error}") from error
+        raise output.unreadable(error) from error
     place, name = target or (folder, REPORT)
     place.write_bytes(name, page)
     return place.shown(name)

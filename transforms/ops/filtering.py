@@ -21,7 +21,7 @@ from facemill.transforms.ops.cutting import place_face
 from facemill.transforms.ops.layout import faces_name, images_name, marker_name
 from facemill.transforms.ops.records import Faces
 from facemill.transforms.ops.storage import Folder
-from facemill.transforms.ops.table_reader import open_table
+from facemill.transforms.ops.table_reader import open_table, telling_damage
 from facemill.transforms.ops.table_writer import TableWriter
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, faces_of_table
 from facemill.transforms.ops.templates import Template
@@ -55,8 +55,9 @@ def filter_unit(
         marker = read_marker(tables, unit)  # before the tables: if they are written anew meanwhile, it is another one
         summary = UnitSummary.from_json(marker)
         with ExitStack() as stack:
-            images = stack.enter_context(open_table(tables, images_name(unit)))
-            faces = stack.enter_context(open_table(tables, faces_name(unit)))
+            stack.enter_context(telling_damage(f"{images_name(unit)} or {faces_name(unit)} in {tables.uri}"))
+            images = stack.enter_context(open_table(tables, images_name(unit), IMAGES_SCHEMA))
+            faces = stack.enter_context(open_table(tables, faces_name(unit), FACES_SCHEMA))
             new_faces = _like(faces, FACES_SCHEMA, output, faces_name(unit), fingerprint)
             stack.callback(new_faces.discard)
             new_images = _like(images, IMAGES_SCHEMA, output, images_name(unit), fingerprint)
@@ -65,8 +66,6 @@ def filter_unit(
             statuses = _count(images, new_images, num_kept)
             new_faces.commit()
             new_images.commit()
-    except pa.ArrowException as error:
-        raise OutputError(f"the tables of {unit} in {tables.uri} are damaged: {error}") from error
     except OSError as error:
         why = error.strerror or str(error)
         raise OutputError(f"{unit} of {tables.uri} cannot be judged anew in {output.uri}: {why}") from error
@@ -102,12 +101,14 @@ def _judge(
     templates: Sequence[Template],
 ) -> tuple[np.ndarray, dict[str, int], int]:
     """Write the judged faces; returns how many are kept of each image, the count of each reason, and of the crops."""
-    of_images = images.read(["width", "height", "num_faces"])
+    of_images = images.read(["image_id", "width", "height", "num_faces"])
     sizes_wh = np.column_stack([of_images["width"].to_numpy(), of_images["height"].to_numpy()])
     num_kept = np.zeros(len(sizes_wh), np.int32)
     reasons: Counter[str] = Counter()
     num_crops = 0
     for rows, image_index in _groups_of_faces(faces, of_images["num_faces"].to_numpy()):
+        if not pc.all(pc.equal(rows["image_id"], of_images["image_id"].take(image_index))).as_py():
+            raise pa.ArrowInvalid("the rows of the two are in different orders")
         judged = judge_rows(rows, sizes_wh[image_index], image_index, options, templates)
         new_faces.add_group(judged)
         num_kept += np.bincount(image_index[judged["kept"].to_numpy()], minlength=len(num_kept)).astype(np.int32)
@@ -120,7 +121,7 @@ def _groups_of_faces(faces: pq.ParquetFile, num_faces: np.ndarray) -> Iterator[t
     """The row groups of faces, and for each row the position of its image: both tables are in the inputs' order.
 
     Raises:
-        OutputError: The two tables do not fit, or an image is spread over groups, which the writer never does.
+        ArrowInvalid: The two tables do not fit, or an image is spread over groups, which the writer never does.
     """
     image_index = np.repeat(np.arange(len(num_faces)), num_faces)
     start = 0
@@ -131,7 +132,7 @@ def _groups_of_faces(faces: pq.ParquetFile, num_faces: np.ndarray) -> Iterator[t
         yield faces.read_row_group(group), image_index[start:stop]
         start = stop
     if start != len(image_index) or start != faces.metadata.num_rows:
-        raise OutputError(f"the tables are damaged: {faces.metadata.num_rows} faces, {len(image_index)} in the images")
+        raise pa.ArrowInvalid(f"{faces.metadata.num_rows} faces, {len(image_index)} in the images")
 
 
 def judge_rows(

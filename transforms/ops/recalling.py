@@ -10,7 +10,6 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facemill.models.errors import OutputError
@@ -18,8 +17,8 @@ from facemill.transforms.ops.layout import faces_name, images_name
 from facemill.transforms.ops.reading import DEADLY, InputRoots, ReadOptions, printable, read_unit
 from facemill.transforms.ops.records import Failure, ImageRecord
 from facemill.transforms.ops.storage import Folder
-from facemill.transforms.ops.table_reader import open_table
-from facemill.transforms.ops.tables import record_of_row
+from facemill.transforms.ops.table_reader import open_table, telling_damage
+from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, record_of_row
 from facemill.transforms.ops.units import Unit
 
 Row = dict[str, Any]
@@ -47,30 +46,48 @@ def recall_unit(
         OutputError: The tables are missing or damaged.
     """
     with ExitStack() as stack:
-        images = stack.enter_context(open_table(tables, images_name(unit.name)))
-        faces = stack.enter_context(open_table(tables, faces_name(unit.name)))
-        try:
+        images = stack.enter_context(open_table(tables, images_name(unit.name), IMAGES_SCHEMA))
+        faces = stack.enter_context(open_table(tables, faces_name(unit.name), FACES_SCHEMA))
+        with telling_damage(tables.shown(images_name(unit.name))):
             columns = images.read(["num_kept", "source"])
-            files: Iterator[ImageRecord | Failure]
-            wanted = sorted({*np.flatnonzero(columns["num_kept"].to_numpy()).tolist()} - {*skip})
-            if unit.kind == "videos":
-                files = _read_frames(unit, wanted, columns["source"].to_pylist(), roots, options, frozenset(skip))
-            else:
-                files = _read_files(unit, wanted, roots, options)
-            faces_of = itertools.groupby(_rows(faces), key=itemgetter("image_id"))
-            for index, row in enumerate(_rows(images)):
-                rows = list(next(faces_of)[1]) if row["num_faces"] else []
-                record = replace(record_of_row(row, rows), index=index, num_bytes=_size(unit, index))
-                if row["num_kept"]:
-                    record = _with_file(record, DEADLY if index in skip else next(files, None))
-                yield record
-        except (pa.ArrowException, StopIteration) as error:
-            raise OutputError(f"the tables of {unit.name} in {tables.uri} are damaged: {error}") from error
+        files: Iterator[ImageRecord | Failure]
+        wanted = sorted({*np.flatnonzero(columns["num_kept"].to_numpy()).tolist()} - {*skip})
+        if unit.kind == "videos":
+            files = _read_frames(unit, wanted, columns["source"].to_pylist(), roots, options, frozenset(skip))
+        else:
+            files = _read_files(unit, wanted, roots, options)
+        for index, (row, rows) in enumerate(_images_with_faces(unit, tables, images, faces)):
+            record = replace(record_of_row(row, rows), index=index, num_bytes=_size(unit, index))
+            if row["num_kept"]:
+                record = _with_file(record, DEADLY if index in skip else next(files, None))
+            yield record
 
 
-def _rows(table: pq.ParquetFile) -> Iterator[Row]:
-    for batch in table.iter_batches(_BATCH_ROWS):
-        yield from batch.to_pylist()
+def _images_with_faces(
+    unit: Unit, tables: Folder, images: pq.ParquetFile, faces: pq.ParquetFile
+) -> Iterator[tuple[Row, list[Row]]]:
+    """The rows of the images, each with those of its faces, which come in the same order."""
+    by_image = itertools.groupby(_rows(faces, tables.shown(faces_name(unit.name))), key=itemgetter("image_id"))
+    for row in _rows(images, tables.shown(images_name(unit.name))):
+        image_id, found = next(by_image, ("", ())) if row["num_faces"] else (row["image_id"], ())
+        rows = list(found)
+        if (image_id, len(rows)) != (row["image_id"], row["num_faces"]):
+            raise _do_not_fit(unit, tables)
+        yield row, rows
+    if next(by_image, None) is not None:
+        raise _do_not_fit(unit, tables)
+
+
+def _do_not_fit(unit: Unit, tables: Folder) -> OutputError:
+    return OutputError(
+        f"{tables.shown(faces_name(unit.name))} is damaged: its rows are not those that {images_name(unit.name)} counts"
+    )
+
+
+def _rows(table: pq.ParquetFile, shown: str) -> Iterator[Row]:
+    with telling_damage(shown):
+        for batch in table.iter_batches(_BATCH_ROWS):
+            yield from batch.to_pylist()
 
 
 def _read_files(unit: Unit, positions: list[int], roots: InputRoots, options: ReadOptions) -> Iterator[ImageRecord]:
@@ -100,6 +117,8 @@ def _read_frames(
     wanted = frozenset(positions)
     for source, rows in itertools.groupby(range(len(sources)), key=sources.__getitem__):
         indices = list(rows)
+        if source not in planned:
+            raise OutputError(f"a table of {unit.name} is damaged: it names {source}, which is none of its videos")
         video, size = planned[source]
         part = replace(unit, sources=(video,), sizes=(size,))
         frames = read_unit(part, roots, options, skip=skip, first_index=indices[0])

@@ -13,18 +13,37 @@ from facemill.transforms.ops.storage import Folder
 
 
 @contextmanager
-def open_table(output: Folder, name: str) -> Iterator[pq.ParquetFile]:
+def open_table(output: Folder, name: str, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
     """The table `name` of a committed unit.
 
     Raises:
-        OutputError: It is missing, or no Parquet file.
+        OutputError: It is missing, no Parquet file, or another table than one with at least the columns of `schema`.
     """
     try:
         with output.fs.open(output.join(name), "rb") as file:
-            try:
+            with telling_damage(output.shown(name)):
                 table = pq.ParquetFile(file)
-            except pa.ArrowException as error:
-                raise OutputError(f"{output.join(name)} is damaged: {error}") from error
+                _check_columns(table.schema_arrow, schema)
             yield table
     except FileNotFoundError as error:
-        raise OutputError(f"{output.join(name)} is missing, though its unit was committed") from error
+        raise OutputError(f"{output.shown(name)} is missing, though its unit was committed") from error
+
+
+@contextmanager
+def telling_damage(what: str) -> Iterator[None]:
+    """Raise OutputError in place of what Arrow says of a damaged table, some of it by an OSError without a number."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise
+        raise OutputError(f"{what} is damaged: {' '.join(str(error).split())}") from error
+
+
+def _check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
+    """Raise ArrowInvalid where a column is missing, or holds something else."""
+    for field in wanted:
+        kinds = [found.field(index).type for index in found.get_all_field_indices(field.name)]
+        if kinds != [field.type]:
+            there = f"is {kinds[0]}, not {field.type}" if len(kinds) == 1 else f"is there {len(kinds)} times"
+            raise pa.ArrowInvalid(f"the column {field.name} {there}")
