@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
@@ -48,6 +48,7 @@ class Manifest:
         tables: The URI of the earlier output whose faces were cropped; empty where they were found anew.
         filtered: The URI of the earlier output whose faces were judged anew; empty where they were not.
         crops_from: The URI of the output that holds the crops, where it is another one and has that of each kept face.
+        signed: The inputs that were named by a signed URL, as in the plan; the signatures are nowhere written down.
     """
 
     schema_version: int
@@ -60,6 +61,7 @@ class Manifest:
     tables: str = ""
     filtered: str = ""
     crops_from: str = ""
+    signed: list[str] = field(default_factory=list)
 
     def write(self, output: Folder) -> None:
         """Write it atomically."""
@@ -82,7 +84,9 @@ def configuration_of(output: Folder) -> Config | None:
     return None if manifest is None else validate(manifest.config)
 
 
-def make_manifest(config: Config, inputs: Mapping[str, str], *, tables: str = "", runs_here: bool = True) -> Manifest:
+def make_manifest(
+    config: Config, inputs: Mapping[str, str], *, tables: str = "", signed: Sequence[str] = (), runs_here: bool = True
+) -> Manifest:
     """The manifest of a run that starts now, on this machine or on others; `auto` is no accelerator any more.
 
     Raises:
@@ -101,6 +105,7 @@ def make_manifest(config: Config, inputs: Mapping[str, str], *, tables: str = ""
         inputs=dict(inputs),
         engine=engine,
         tables=tables,
+        signed=list(signed),
     )
 
 

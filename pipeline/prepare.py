@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TextIO
 
 from facemill.models.errors import ConfigError
+from facemill.pipeline.engines import check_reachable
 from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing
 from facemill.pipeline.manifest import Manifest, check_same_result, make_manifest, read_manifest
@@ -14,7 +16,10 @@ from facemill.pipeline.outputs import open_output
 from facemill.pipeline.plan import Plan, append_units, plan_new_inputs, read_plan
 from facemill.pipeline.request import RunRequest
 from facemill.pipeline.roots import absolute_uri, check_disjoint, check_not_moved, name_roots
+from facemill.transforms.ops.credentials import SIGNED_URLS
+from facemill.transforms.ops.drivers import store_of
 from facemill.transforms.ops.known_faces import KnownFaces
+from facemill.transforms.ops.reading import split_source
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.units import Unit
 
@@ -35,17 +40,68 @@ def prepare(
     source = (
         _NewInputs(request, listings, earlier, plan, err) if request.tables is None else _Tables(request, earlier, err)
     )
-    manifest = make_manifest(request.config, source.uris, tables=source.tables_uri, runs_here=request.runner is None)
+    manifest = make_manifest(
+        request.config,
+        source.uris,
+        tables=source.tables_uri,
+        signed=source.signed,
+        runs_here=request.runner is None,
+    )
     if earlier is not None:
         for warning in check_same_result(earlier, manifest, output):
             err.write(f"warning: {warning}\n")
     units = source.units(plan)
-    if earlier is None or earlier.inputs != source.uris:
+    roots = {name: Folder(uri, request.storage_options) for name, uri in source.uris.items()}
+    left = set(plan.names) - committed
+    check_roots(request, roots, plan.roots(left) | {split_source(unit.sources[0])[0] for unit in units})
+    if source.signed:
+        _check_signatures(request, roots, frozenset(source.signed), itertools.chain(plan.units(left), units))
+    if earlier is None or (earlier.inputs, earlier.signed) != (source.uris, source.signed):
         manifest.write(output)
     source.tell_new_roots()
     plan = append_units(output, plan, units)
-    roots = {name: Folder(uri, request.storage_options) for name, uri in source.uris.items()}
     return Job(request.config, roots, output, source.known_faces, request.tables), plan
+
+
+def check_roots(
+    request: RunRequest, roots: Mapping[str, Folder], needed: Collection[str] | None = None
+) -> Sequence[str]:
+    """Refuse input roots, by default all, that are gone or that a runner cannot reach; returns warnings of the latter.
+
+    An archive whose disk is not mounted or that was moved is not written off.
+
+    Raises:
+        ConfigError: Names the input root.
+    """
+    names = sorted(roots if needed is None else needed)
+    for name in names:
+        if roots[name].is_local and not roots[name].exists(""):
+            raise ConfigError(
+                f"the input {name} ({roots[name].uri}) is gone; bring it back, then run the same command, "
+                f"or say with --moved {name}=URI where it lies now"
+            )
+    if request.runner is None:
+        return []
+    known = request.config.landmarks.known_faces
+    others = [request.output, request.tables, Folder(known, request.storage_options).absolute() if known else None]
+    folders = [*filter(None, others), *(roots[name] for name in names)]
+    return check_reachable(request.runner, request.beam_arguments, folders)
+
+
+def _check_signatures(
+    request: RunRequest, roots: Mapping[str, Folder], signed: frozenset[str], units: Iterable[Unit]
+) -> None:
+    """Refuse to go on without the signatures of what is left: all of it would fail."""
+    given = request.storage_options.get(SIGNED_URLS, {})
+    for source in itertools.chain.from_iterable(unit.sources for unit in units):
+        root, path = split_source(source)
+        if source in signed and roots[root].join(path) not in given and store_of(roots[root].uri) == "http":
+            again = (
+                "name it again with --input, signed anew"
+                if request.tables is None
+                else f"fetch it, and say --moved {root}=FOLDER"
+            )
+            raise ConfigError(f"{source} was read by a signed URL, whose signature is not kept; {again}")
 
 
 class _NewInputs:
@@ -64,6 +120,9 @@ class _NewInputs:
         self._named = name_roots(listings, self._earlier)
         self._err = err
         self.uris = {**self._earlier, **{name: listing.root.uri for name, listing in self._named.items()}}
+        given = request.storage_options.get(SIGNED_URLS, {})
+        new = {f"{name}/{path}" for name, at in self._named.items() for path in at.names if at.root.join(path) in given}
+        self.signed = sorted({*(earlier.signed if earlier else ()), *new})
         self.known_faces = _known_faces(request)
 
     def units(self, plan: Plan) -> list[Unit]:
@@ -110,6 +169,7 @@ class _Tables:
         there, here = source.manifest.inputs, earlier.inputs if earlier else {}
         self.uris = {**there, **here, **_moved(request.moved, there)}
         self.tables_uri = self._tables.absolute().uri
+        self.signed = source.manifest.signed
 
     def units(self, plan: Plan) -> list[Unit]:
         """The units that are committed there and are not planned here yet."""

@@ -10,7 +10,7 @@ from typing import TextIO
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.beam_options import check_values
 from facemill.pipeline.config import Config, settle_accelerator
-from facemill.pipeline.engines import check_detaching, check_reachable, check_runner, complete_arguments
+from facemill.pipeline.engines import check_detaching, check_runner, complete_arguments
 from facemill.pipeline.job import Job
 from facemill.pipeline.listing import Listing, list_inputs
 from facemill.pipeline.local import LocalOutcome, run_local
@@ -25,7 +25,7 @@ from facemill.pipeline.output_folder import (
 )
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.plan import Plan
-from facemill.pipeline.prepare import prepare
+from facemill.pipeline.prepare import check_roots, prepare
 from facemill.pipeline.progress import Progress
 from facemill.pipeline.remote import run_remote
 from facemill.pipeline.report.renew import write_report
@@ -84,9 +84,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         request = _for_runner(request, request.runner)
     request = replace(request, config=_settle(request))
     listings = _list_all(request)
-    if request.runner is not None:  # before anything is written
-        folders = [request.output, *(listing.root for listing in listings), *filter(None, [request.tables])]
-        check_reachable(request.runner, request.beam_arguments, folders)
+    check_roots(request, {listing.root.uri: listing.root for listing in listings})  # before anything is written
     make_output(request.output)
     with hold_lock(request.output):
         committed = committed_units(request.output)
@@ -97,11 +95,8 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         if request.tables is not None:
             committed -= forget_changed(request.output, request.tables, committed, err)
         pending = plan.pending(committed)
-        roots = _needed_roots(job, plan, pending)
-        if request.runner is not None:
-            folders = [job.output, *roots, *filter(None, (job.known_faces, job.tables))]
-            for warning in check_reachable(request.runner, request.beam_arguments, folders):
-                err.write(f"warning: {warning}\n")
+        for warning in check_roots(request, job.roots, plan.roots({name for name, _ in pending})):
+            err.write(f"warning: {warning}\n")
         err.write(_opening(plan, len(pending), listings))
         try:
             outcome = _process(request, job, plan, pending, err) if pending else LocalOutcome()
@@ -181,23 +176,6 @@ def _list_all(request: RunRequest) -> list[Listing]:
             raise ConfigError(f"no input at {uri}: it holds no file that could be an image or a shard{hint}")
         listings.append(outside)
     return listings
-
-
-def _needed_roots(job: Job, plan: Plan, pending: Sequence[tuple[str, int]]) -> list[Folder]:
-    """The input roots of pending units; an archive whose disk is not mounted or that was moved is not written off.
-
-    Raises:
-        ConfigError: Names the input root that is gone.
-    """
-    needed = sorted(plan.roots({name for name, _ in pending}))
-    for name in needed:
-        root = job.roots[name]
-        if root.is_local and not root.exists(""):
-            raise ConfigError(
-                f"the input {name} ({root.uri}) is gone; bring it back, then run the same command, "
-                f"or say with --moved {name}=URI where it lies now"
-            )
-    return [job.roots[name] for name in needed]
 
 
 def _opening(plan: Plan, num_pending: int, listings: Sequence[Listing]) -> str:
