@@ -47,7 +47,8 @@ class Manifest:
             accelerator.
         tables: The URI of the earlier output whose faces were cropped; empty where they were found anew.
         filtered: The URI of the earlier output whose faces were judged anew; empty where they were not.
-        crops_from: The URI of the output that holds the crops, where it is another one and has that of each kept face.
+        crops_from: The URI of the output that holds the crops, where it is another one and has that of each kept face;
+            `../name` for one beside this.
         signed: The inputs that were named by a signed URL, as in the plan; the signatures are nowhere written down.
     """
 

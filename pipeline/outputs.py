@@ -5,6 +5,7 @@ DuckDB and Arrow's datasets, which bring pandas, take 0.2 s to import: only what
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from facemill.pipeline.folder_files import FOLDER_PROTOCOL, FolderFileSystem
 from facemill.pipeline.manifest import Manifest, read_manifest
 from facemill.pipeline.summary import committed_units
 from facemill.transforms.ops.crop_reading import read_crops
-from facemill.transforms.ops.layout import CropStore, faces_name, images_name, template_folders
+from facemill.transforms.ops.layout import MANIFEST, CropStore, faces_name, images_name, template_folders
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.table_reader import open_table, telling_damage
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, SCHEMA_VERSION
@@ -70,15 +71,26 @@ class Output:
         """Where the crops lie: here, or in the output whose faces `facemill filter` judged anew.
 
         Raises:
-            ConfigError: Some of the kept faces have none yet.
+            ConfigError: Some of the kept faces have none yet, or that output is gone.
         """
         manifest = self.manifest
         if manifest.crops_from:
-            return Folder(manifest.crops_from, self.folder.storage_options)
+            there, uri = self.at(manifest.crops_from), self.folder.uri
+            if not there.exists(MANIFEST):
+                raise ConfigError(
+                    f"the crops of {uri} were in {there.uri}, which is gone; bring it back, or make new ones: "
+                    f"facemill crop {uri} --output URI"
+                )
+            return there
         if manifest.filtered:
             uri = self.folder.uri
             raise ConfigError(f"{uri} has kept faces without a crop; facemill crop {uri} --output URI makes them")
         return self.folder
+
+    def at(self, uri: str) -> Folder:
+        """The folder that the manifest names so: `../name` lies beside this one."""
+        is_beside = uri.startswith("../") and self.folder.is_local
+        return Folder(os.path.normpath(self.folder.join(uri)) if is_beside else uri, self.folder.storage_options)
 
     def images(self) -> ds.Dataset:
         """The rows of the inputs, in the order of the units."""

@@ -185,8 +185,16 @@ def test_an_output_between_two_filters_may_be_gone_but_not_that_with_the_crops(f
     shutil.rmtree(tmp_path / "first")
     refilter(tmp_path / "second", tmp_path / "third", *STRICTER)
     third = open_output(Folder(str(tmp_path / "third")))
-    assert third.manifest.crops_from == str((tmp_path / "out").absolute())
+    assert third.manifest.crops_from == "../out"
+    assert third.crops_folder.uri == str((tmp_path / "out").absolute())
+    (tmp_path / "moved").mkdir()
+    for name in ("out", "third"):
+        shutil.copytree(tmp_path / name, tmp_path / "moved" / name)
     shutil.rmtree(tmp_path / "out")
+    moved = open_output(Folder(str(tmp_path / "moved" / "third")))
+    assert sum(1 for unit in moved.units for _ in moved.crops(unit)) > 0
+    with pytest.raises(ConfigError, match=r"the crops of \S+ were in \S+/out, which is gone; .* facemill crop"):
+        open_output(Folder(str(tmp_path / "third"))).check_crops()
     out, err = io.StringIO(), io.StringIO()
     result = filter_output(Folder(str(tmp_path / "third")), Folder(str(tmp_path / "fourth")), out=out, err=err)
     assert result.after.num_kept == result.before.num_kept > 0
