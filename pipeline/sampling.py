@@ -54,6 +54,8 @@ def _read_shards(
 ) -> Iterator[ImageRecord]:
     for index, (name, size) in enumerate(shards):
         share = count * (index + 1) // len(shards) - count * index // len(shards)
+        if not share:
+            continue
         unit = Unit("", input_kind(name), (f"root/{name}",), (size,), size)
         members = itertools.islice(read_unit(unit, {"root": listing.root}, ReadOptions()), _MEMBERS_PER_SHARD)
         yield from _draw_streamed(members, share, generator)

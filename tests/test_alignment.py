@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from aligned import align_face
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -17,7 +18,6 @@ from facemill.models.errors import ConfigError
 from facemill.transforms.ops.alignment import (
     AlignOptions,
     CropError,
-    align_face,
     estimate_similarity,
     transform_points,
 )

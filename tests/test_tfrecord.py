@@ -19,13 +19,17 @@ from hypothesis import strategies as st
 
 from facemill.models.errors import BadInputError
 from facemill.transforms.ops.members import ReadLimits, StoredRecord
-from facemill.transforms.ops.tf_example import decode_example, encode_example
+from facemill.transforms.ops.tf_example import encode_example, example_features, feature_values
 from facemill.transforms.ops.tfrecord import frame_record, iterate_records, record_offsets
 
 LIMITS = ReadLimits()
 DATA = [b"first", b"", random.Random(1).randbytes(70_000), b"\0" * 3000, b"last"]
 FILE = b"".join(frame_record(data) for data in DATA)
 STARTS = [0, 21, 37, 70_053, 73_069]  # 16 bytes around each
+
+
+def decode_example(data: bytes) -> dict[str, list[bytes | int | float]]:
+    return {name: list(feature_values(feature)) for name, feature in example_features(data).items()}
 
 
 def read(data: bytes, limits: ReadLimits = LIMITS, **bounds: int) -> list[StoredRecord]:

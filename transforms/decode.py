@@ -18,7 +18,7 @@ from facemill.transforms.ops.records import Failure, ImageRecord
 from facemill.transforms.ops.reduction import ReductionRule
 from facemill.transforms.ops.signatures import sniff_format
 
-_CHANGED = Failure("read_error", "the file is another than the one in which its faces were found: its SHA-256 differs")
+_OTHER = Failure("read_error", "the file is another than the one in which its faces were found: its SHA-256 differs")
 
 
 @dataclass
@@ -70,7 +70,7 @@ class _DecodeFn(beam.DoFn):
             return record  # of earlier tables, without a face that is to be cut
         sha256 = hashlib.sha256(data).hexdigest()
         if record.sha256 not in (None, sha256):
-            return fail(record, _CHANGED)
+            return fail(record, _OTHER)
         hashed = dataclasses.replace(record, sha256=sha256, data=None)
         try:
             header = read_header(data)

@@ -15,7 +15,7 @@ import numpy as np
 from facemill.models.errors import ConfigError
 from facemill.transforms.ops.own_templates import TemplateDefinition, check_names, find_template
 from facemill.transforms.ops.templates import BoxTemplate, PointTemplate, Template
-from facemill.transforms.ops.warping import BORDERS, Border, warp_affine
+from facemill.transforms.ops.warping import BORDERS, Border
 
 _Row = tuple[float, float, float]
 
@@ -189,12 +189,3 @@ def _reaches(rows: tuple[_Row, _Row], from_wh: tuple[int, int], to_wh: tuple[int
         if not (shift + max(across) + max(down) > -0.5 and shift + min(across) + min(down) < extent - 0.5):
             return False
     return True
-
-
-def align_face(image: np.ndarray, landmarks: np.ndarray, template: Template, *, border: Border = "black") -> np.ndarray:
-    """The crop of a face in a template that goes by landmarks: (H, W, 3) uint8, (5, 2) px -> (h, w, 3) uint8.
-
-    CropError where the landmarks determine none.
-    """
-    matrix = crop_matrix(template, np.full(4, np.nan), landmarks, (image.shape[1], image.shape[0]))
-    return warp_affine(image, matrix, template.size_wh, border=border)

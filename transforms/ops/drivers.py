@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import fsspec
@@ -86,7 +86,7 @@ def _time_out() -> Any:
     return aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
 
 
-@cache
+@lru_cache(maxsize=64)  # as a list of URLs may lead to very many hosts
 def _set_up(fs: fsspec.AbstractFileSystem, store: str) -> None:
     """What has no option: done once for each of fsspec's instances."""
     for name in _LOGGERS:

@@ -66,12 +66,6 @@ class PixelGrid(NamedTuple):
     reduction: int = 1
     origin_xy: tuple[int, int] = (0, 0)  # the outer corner of the first pixel, px of the original, not positive
 
-    def from_original(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 2) in px of the original, 0 being a pixel's centre -> the same in px of the picture."""
-        if self.reduction == 1:
-            return points
-        return (np.asarray(points, dtype=np.float64) + 0.5 - self.origin_xy) / self.reduction - 0.5
-
     def matrix_from_original(self, matrix: np.ndarray) -> np.ndarray:
         """A (2, 3) matrix that takes px of the original -> the same for px of the picture."""
         if self.reduction == 1:

@@ -30,15 +30,6 @@ def encode_example(features: Mapping[str, FeatureValues]) -> bytes:
     return _message(1, b"".join(entries))
 
 
-def decode_example(data: bytes) -> dict[str, list[bytes] | list[int] | list[float]]:
-    """All values of a serialized `tf.train.Example` by the names of its features.
-
-    Raises:
-        BadInputError: `data` is none.
-    """
-    return {name: list(feature_values(feature)) for name, feature in example_features(data).items()}  # type: ignore[misc]
-
-
 def example_features(data: bytes) -> dict[str, memoryview]:
     """The features of a serialized `tf.train.Example` by name, for `feature_values`.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,40 +61,34 @@ def iterate_video(path: str, *, limits: ReadLimits, choice: FrameChoice) -> Iter
     Frames that cannot be decoded are told by a failed member in their place. A member without name says that the file
     cannot be read, or not to its end.
     """
-    with _silence():
-        try:
-            container, num_missing = _examine(path)
-            capture = _open(path, num_missing, limits)
-        except BadInputError as error:
-            yield failed_shard(error)
-            return
-        last: _Frame | None = None
-        try:
-            share = _Share(capture, os.path.getsize(path))
-            period = -1
-            for last in _frames(capture):
-                if last.num_damaged:
-                    message = f"damaged: frames right before this one that cannot be decoded: {last.num_damaged}"
-                    yield failed_member(f"{_name(last)}-damaged", "decode_error", message)
-                if choice.period(last.number, last.seconds) > period:
-                    period = choice.period(last.number, last.seconds)
-                    yield _member(capture, last, share.upto(last.seconds))
-            if why := _why_early(capture, container, num_missing, last):
-                yield failed_shard(why)
-        finally:
-            capture.release()
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps OpenCV and FFmpeg from writing to standard error; FFmpeg's part is read once, so it lasts."""
-    os.environ.update(_ENVIRONMENT)
-    before = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    _silence()
     try:
-        yield
+        container, num_missing = _examine(path)
+        capture = _open(path, num_missing, limits)
+    except BadInputError as error:
+        yield failed_shard(error)
+        return
+    last: _Frame | None = None
+    try:
+        share = _Share(capture, os.path.getsize(path))
+        period = -1
+        for last in _frames(capture):
+            if last.num_damaged:
+                message = f"damaged: frames right before this one that cannot be decoded: {last.num_damaged}"
+                yield failed_member(f"{_name(last)}-damaged", "decode_error", message)
+            if choice.period(last.number, last.seconds) > period:
+                period = choice.period(last.number, last.seconds)
+                yield _member(capture, last, share.upto(last.seconds))
+        if why := _why_early(capture, container, num_missing, last):
+            yield failed_shard(why)
     finally:
-        cv2.utils.logging.setLogLevel(before)
+        capture.release()
+
+
+def _silence() -> None:
+    """Keep OpenCV and FFmpeg from writing to standard error, for good: FFmpeg reads its part of it once."""
+    os.environ.update(_ENVIRONMENT)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def _examine(path: str) -> tuple[Container, int]:
