@@ -103,6 +103,8 @@ def _fetch(place: Place, max_bytes: int, stop: threading.Event) -> bytes:
     Raises:
         BadInputError: It cannot be had, or is larger than `max_bytes`.
     """
+    # Not `keep_asking`, which has patience with the one store of a run: of the many hosts of a list some never answer.
+    # It also does not wait as long as a server asks, nor ends its pauses when nobody waits for the file any more.
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(_MAX_ATTEMPTS) | tenacity.stop_after_delay(_PATIENCE_SECONDS),
         wait=_pause_seconds,
