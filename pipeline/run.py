@@ -74,15 +74,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         OutputError: The output cannot be written or does not balance; what is committed stays valid.
     """
     out, err = out or sys.stdout, err or sys.stderr
-    check_output(request.output)
-    request = _without_signatures(request)
-    check_apart(request.output, request.tables)
-    if request.runner is None:
-        if request.detach or request.beam_options is not None:
-            raise ConfigError("--detach and --beam-options go with --runner")
-    else:
-        request = _for_runner(request, request.runner)
-    request = replace(request, config=_settle(request))
+    request = _settle(request)
     listings = _list_all(request)
     check_roots(request, {listing.root.uri: listing.root for listing in listings})  # before anything is written
     make_output(request.output)
@@ -111,19 +103,24 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         again = f"when it has ended, {command} --output {request.output.uri} counts them and does what is left"
         out.write(f"{len(pending):,} units are left to the job; {again}\n")
         return RunResult(account, outcome, is_detached=True)
-    summary = format_account(
-        account,
-        request.output,
-        request.config.write.crops,
-        request.config.align.templates,
-        num_labels=_count_labels(request.output, account),
-    )
-    out.write(f"{summary}\n")
+    out.write(_summary(request, account) + "\n")
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
     if request.report and request.config.run.report and account.num_units:
         write_report(request.output, request.storage_options, is_changed=bool(pending), out=out, err=err)
     return RunResult(account, outcome)
+
+
+def _settle(request: RunRequest) -> RunRequest:
+    """The request as it is carried out: without credentials, with all arguments of its runner, for this accelerator."""
+    check_output(request.output)
+    request = _without_signatures(request)
+    check_apart(request.output, request.tables)
+    if request.runner is not None:
+        request = _for_runner(request, request.runner)
+    elif request.detach or request.beam_options is not None:
+        raise ConfigError("--detach and --beam-options go with --runner")
+    return replace(request, config=_settle_config(request))
 
 
 def _without_signatures(request: RunRequest) -> RunRequest:
@@ -148,7 +145,7 @@ def _for_runner(request: RunRequest, runner: str) -> RunRequest:
     return replace(request, beam_arguments=arguments, output=request.output.absolute(), tables=tables)
 
 
-def _settle(request: RunRequest) -> Config:
+def _settle_config(request: RunRequest) -> Config:
     """The configuration with the accelerator that is meant; the machines of a runner cannot be looked at from here."""
     if request.runner is None:
         return settle_accelerator(request.config)
@@ -216,6 +213,12 @@ def _process_remotely(
         on_activity=progress.update,
         err=err,
     )
+
+
+def _summary(request: RunRequest, account: Account) -> str:
+    config = request.config
+    num_labels = _count_labels(request.output, account)
+    return format_account(account, request.output, config.write.crops, config.align.templates, num_labels=num_labels)
 
 
 def _count_labels(output: Folder, account: Account) -> int:

@@ -359,7 +359,7 @@ def test_groups_are_drawn(made: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert [len(np.unique(picture[4:116, x : x + 112])) > 50 for x in (4, 120, 236, 352)] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("name", ["", "sheets/", "."])
+@pytest.mark.parametrize("name", ["sheets/", "."])
 def test_a_sheet_needs_a_file_name(
     folder: Folder, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
