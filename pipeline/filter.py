@@ -65,9 +65,16 @@ def filter_config(tables: Output, *, source: str | None = None, settings: Sequen
     if difference:
         raise ConfigError(
             f"facemill filter judges the faces of {tables.folder.uri} anew, and {difference}; "
-            "it changes judge.* alone, all else a new facemill run"
+            f"it changes judge.* alone, all else a new facemill run{_judge_alone(config, tables.config)}"
         )
     return config
+
+
+def _judge_alone(config: Config, there: Config) -> str:
+    """How to ask for the limits of a configuration without its other settings."""
+    wanted, earlier = config.to_tree()["judge"], there.to_tree()["judge"]
+    settings = [f"--set judge.{key}={value}" for key, value in wanted.items() if value != earlier[key]]
+    return f"; the limits alone are {' '.join(settings)}" if settings else ""
 
 
 def _but_for_verdicts(config: Config) -> dict[str, object]:

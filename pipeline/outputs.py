@@ -18,7 +18,7 @@ from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import Config, validate
 from facemill.pipeline.folder_files import FOLDER_PROTOCOL, FolderFileSystem
 from facemill.pipeline.manifest import Manifest, read_manifest
-from facemill.pipeline.summary import committed_units
+from facemill.pipeline.summary import LabelCounts, committed_units
 from facemill.transforms.ops.crop_reading import read_crops
 from facemill.transforms.ops.layout import MANIFEST, CropStore, faces_name, images_name, template_folders
 from facemill.transforms.ops.storage import Folder
@@ -100,11 +100,13 @@ class Output:
         """The rows of the faces, in the order of the units."""
         return self._dataset([faces_name(unit) for unit in self.units], FACES_SCHEMA)
 
-    def count_labels(self) -> int:
-        """The number of different labels of the kept faces."""
+    def count_labels(self) -> LabelCounts:
+        """Count the labels of the inputs with a kept face."""
+        query = """select count(distinct label), count(*) filter (label is not null and num_kept > 1)
+            from images where num_kept > 0"""
         with self.connect() as connection:
-            rows = connection.execute("select count(distinct label) from faces where kept").fetchall()
-        return int(rows[0][0])
+            (row,) = connection.execute(query).fetchall()
+        return LabelCounts(*row)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A database in memory with the views `images` and `faces`, which are read as they are asked for.

@@ -33,10 +33,12 @@ from facemill.pipeline.request import RunRequest
 from facemill.pipeline.roots import leave_out
 from facemill.pipeline.summary import (
     Account,
+    LabelCounts,
     check_tables,
     committed_units,
     format_account,
     take_account,
+    warn_of_shared_labels,
 )
 from facemill.transforms.ops.credentials import check_no_signature, redact, separate_signatures
 from facemill.transforms.ops.known_faces import KnownFaces
@@ -103,7 +105,10 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         again = f"when it has ended, {command} --output {request.output.uri} counts them and does what is left"
         out.write(f"{len(pending):,} units are left to the job; {again}\n")
         return RunResult(account, outcome, is_detached=True)
-    out.write(_summary(request, account) + "\n")
+    labels = _count_labels(request.output, account)
+    out.write(_summary(request, account, labels) + "\n")
+    if labels.num_shared:
+        err.write(warn_of_shared_labels(labels.num_shared, request.output))
     _tell_losses(outcome, err)
     _tell_unused_faces(job, account, err)
     if request.report and request.config.run.report and account.num_units:
@@ -215,16 +220,15 @@ def _process_remotely(
     )
 
 
-def _summary(request: RunRequest, account: Account) -> str:
-    config = request.config
-    num_labels = _count_labels(request.output, account)
-    return format_account(account, request.output, config.write.crops, config.align.templates, num_labels=num_labels)
+def _summary(request: RunRequest, account: Account, labels: LabelCounts) -> str:
+    write, templates = request.config.write, request.config.align.templates
+    return format_account(account, request.output, write.crops, templates, num_labels=labels.num_labels)
 
 
-def _count_labels(output: Folder, account: Account) -> int:
-    """The labels of the kept faces; 0 where it would take long to read the tables, and the report says it."""
+def _count_labels(output: Folder, account: Account) -> LabelCounts:
+    """Counted unless it would take long to read the tables; the report has it in any case."""
     is_quick = output.is_local and account.num_units <= _MAX_COUNTED_UNITS
-    return open_output(output).count_labels() if is_quick and account.num_kept else 0
+    return open_output(output).count_labels() if is_quick and account.num_kept else LabelCounts()
 
 
 def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:

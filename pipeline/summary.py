@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from facemill.models.errors import OutputError
 from facemill.pipeline.plan import Plan
@@ -108,6 +109,13 @@ def check_tables(output: Folder, units: Iterable[str], store: CropStore, templat
                 )
 
 
+class LabelCounts(NamedTuple):
+    """Labels of inputs with a kept face, and how many of these inputs have several, all under their label."""
+
+    num_labels: int = 0
+    num_shared: int = 0
+
+
 def format_account(
     account: Account, output: Folder, store: CropStore, templates: Sequence[str], *, num_labels: int = 0
 ) -> str:
@@ -134,6 +142,15 @@ def format_account(
         lines.append(f"candidates left out by the detector's caps: {account.num_capped:,}")
     lines.append(f"units     {account.num_units:>9,}   of {account.num_planned_units:,} committed in {output.uri}")
     return "\n".join(lines)
+
+
+def warn_of_shared_labels(num_shared: int, output: Folder) -> str:
+    """What to do where bystanders may have the label of the person that a photograph was taken of."""
+    images = "1 labelled image has" if num_shared == 1 else f"{num_shared:,} labelled images have"
+    return (
+        f"warning: {images} several kept faces, each with the label, whoever it shows; one of each image is kept by "
+        f"facemill filter {output.uri} --output NEW --set judge.keep=largest --set judge.keep_among=found\n"
+    )
 
 
 def _describe_crops(store: CropStore, templates: Sequence[str]) -> str:

@@ -110,6 +110,14 @@ def test_the_summary_accounts_for_every_face(folder: Path, tmp_path: Path) -> No
     ]
 
 
+def test_images_with_several_faces_of_one_label_are_told(folder: Path, tmp_path: Path) -> None:
+    second = {"face_id": "a/0.jpg#1"}
+    faces = [*FACES, MadeFace("a/0.jpg", "a", b"x", columns=second), MadeFace("b/0.jpg", "b", b"x", False)]
+    write_output(Folder(str(tmp_path / "out")), {"u0": faces})
+    _, told = in_process(tmp_path / "out", Folder(str(tmp_path / "set")))
+    assert "warning: 1 labelled image has several kept faces, each with the label" in told
+
+
 def test_the_same_again_does_nothing(folder: Path) -> None:
     line = ["export", "out", "--to", "tfrecord", "--output", "twice", "--split", "train=0.6,test=0.4"]
     first = facemill(*line, folder=folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -272,6 +273,19 @@ def test_settings_that_cannot_be_are_refused(settings: list[str], message: str, 
     with pytest.raises(ConfigError, match=message):
         refilter(found / "out", tmp_path / "new", *settings)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_preset_with_other_settings_is_refused_with_its_limits(found: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        refilter(found / "out", tmp_path / "new", source="recognition")
+    settings = re.findall(r"--set (\S+)", str(refused.value))
+    assert settings == [
+        "judge.max_roll_deg=45.0",
+        "judge.min_interocular_px=20.0",
+        "judge.keep=largest",
+        "judge.keep_among=found",
+    ]
+    refilter(found / "out", tmp_path / "new", *settings)
 
 
 def test_a_file_of_limits_is_laid_over_those_of_the_tables(found: Path, tmp_path: Path) -> None:

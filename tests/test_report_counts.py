@@ -19,6 +19,7 @@ from facemill.pipeline.report.duplicates import read_duplicates
 from facemill.pipeline.report.flow import Diagram, lay_out_flow
 from facemill.pipeline.report.people import Band, Identity, count_people
 from facemill.pipeline.report.speed import sum_speed
+from facemill.pipeline.summary import LabelCounts
 from facemill.transforms.ops.committing import UnitSummary
 
 
@@ -76,10 +77,21 @@ def test_many_roots_and_formats_are_put_together(tmp_path: Path) -> None:
 
 def test_identities(output: Output) -> None:
     people = count_people(output.connect())
-    assert (people.num_identities, people.num_unlabelled, people.median_kept) == (3, 4, 1)
+    assert (people.num_identities, people.num_unlabelled, people.num_shared, people.median_kept) == (3, 4, 0, 1)
     assert people.bands == (Band(0, 0, 1), Band(1, 1, 1), Band(2, 3, 0), Band(4, 7, 1))
     assert people.largest == (Identity("Anna", 4, 4), Identity("Ben", 2, 1), Identity("Carl", 1, 0))
     assert people.most_in_band == 1
+
+
+def test_labels_that_several_faces_share_are_counted(tmp_path: Path) -> None:
+    labels = {"a/1.jpg": "Anna", "a/2.jpg": "Anna", "a/3.jpg": "Ben", "4.jpg": None}
+    images = [image_row(image_id, label=label) for image_id, label in labels.items()]
+    faces = [face_row(image_id, index, label=label) for image_id, label in labels.items() for index in range(2)]
+    del faces[0]
+    faces.append(face_row("a/1.jpg", 1, label="Anna", reason="yaw"))
+    output = open_output(write_output(tmp_path / "out", images, faces))
+    assert count_people(output.connect()).num_shared == 2
+    assert output.count_labels() == LabelCounts(num_labels=2, num_shared=2)
 
 
 def test_no_identities(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def select_faces(output: Output, options: ExportOptions, scratch: Path, *, by_cl
             _put_in_order(connection, by_class=by_class)
             counts.exported = _number(connection, "select count(*) from faces")
             counts.exported_unlabelled = _number(connection, "select count(*) from faces where class < 0")
+            counts.shared = _number(connection, _SHARED)
             digest = _digest(connection)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
@@ -130,6 +131,8 @@ _DUPLICATES = """{key} in (select {key} from (
     select key as {key}, row_number() over (partition by number order by distance, key) as place from duplicates
     where key in (select {key} from candidates)) where place > 1)"""
 _FEW = "select identity from candidates where is_labelled group by identity having count(*) <"
+_SHARED = """select count(*) from (select image_id from faces where class >= 0
+    group by image_id having count(*) > 1)"""
 _DRAWN = """select rowid from (select rowid, row_number() over (partition by identity order by draw) as drawn
     from candidates where is_labelled)"""
 

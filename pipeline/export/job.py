@@ -26,6 +26,7 @@ from facemill.pipeline.export.selection import Selection
 from facemill.pipeline.output_folder import check_output, check_outside
 from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import count_units
+from facemill.pipeline.summary import warn_of_shared_labels
 from facemill.transforms.ops.storage import Folder
 
 
@@ -80,6 +81,8 @@ def export(request: ExportRequest, *, out: TextIO | None = None, err: TextIO | N
                 check_same(earlier, record, request.destination.uri)
                 err.write("nothing to do: this export is there and complete\n")
     out.write(format_record(record, request.destination.uri) + "\n")
+    if record["counts"]["shared"]:
+        err.write(warn_of_shared_labels(record["counts"]["shared"], request.source))
 
 
 def _check_crops(output: Output, options: ExportOptions) -> None:

@@ -28,6 +28,7 @@ class Counts:
     too_many: int = 0
     exported: int = 0
     exported_unlabelled: int = 0
+    shared: int = 0  # labelled images with several exported faces
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class People:
     Attributes:
         num_identities: Labels in the table of inputs.
         num_unlabelled: Inputs without a label.
+        num_shared: Inputs with a label and several kept faces.
         median_kept: At least half of the identities have so many kept faces.
         bands: Identities by kept faces: none, 1, 2 to 3, 4 to 7, and so on, up to the largest.
         largest: Those with the most kept faces.
@@ -40,6 +41,7 @@ class People:
 
     num_identities: int
     num_unlabelled: int
+    num_shared: int
     median_kept: int
     bands: tuple[Band, ...]
     largest: tuple[Identity, ...]
@@ -59,7 +61,9 @@ def count_people(connection: duckdb.DuckDBPyConnection) -> People:
     )
     sums = "select count(*), quantile_disc(num_kept, 0.5) from people"
     num_identities, median = connection.execute(sums).fetchall()[0]
-    (num_unlabelled,) = connection.execute("select count(*) from images where label is null").fetchall()[0]
+    num_unlabelled, num_shared = connection.execute(
+        "select count(*) filter (label is null), count(*) filter (label is not null and num_kept > 1) from images"
+    ).fetchall()[0]
     exponents = connection.execute(
         "select if(num_kept = 0, -1, floor(log2(num_kept))::int) as exponent, count(*) from people group by 1"
     ).fetchall()
@@ -68,7 +72,12 @@ def count_people(connection: duckdb.DuckDBPyConnection) -> People:
     ).fetchall()
     connection.execute("drop table people")
     return People(
-        num_identities, num_unlabelled, median or 0, _bands(dict(exponents)), tuple(Identity(*row) for row in largest)
+        num_identities,
+        num_unlabelled,
+        num_shared,
+        median or 0,
+        _bands(dict(exponents)),
+        tuple(Identity(*row) for row in largest),
     )
 
 
