@@ -43,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the `facemill` command; returns the exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts = _heed_interrupts()
     _fill_closed_streams()
     parser = _make_parser()
     known, unknown = parser.parse_known_args(arguments)
@@ -54,20 +54,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(known.command(known, unknown))
         sys.stdout.flush()  # a reader that went away is met here, not at the interpreter's exit
         return code
-    except ConfigError as error:
+    except (KeyboardInterrupt, Exception) as error:
+        # What is interrupted may raise another error, such as an extension module in the middle of its import.
+        if interrupts or isinstance(error, KeyboardInterrupt):
+            sys.stderr.write(f"\ninterrupted{advice}\n")
+            return EXIT_INTERRUPTED
+        return _tell(error, advice)
+
+
+def _tell(error: Exception, advice: str) -> int:
+    """Tell the user of an error; returns the exit code. What is not meant for users is raised again."""
+    if isinstance(error, ConfigError):
         return _fail(error, EXIT_USAGE)
-    except DamagedOutputError as error:
+    if isinstance(error, DamagedOutputError):
         return _fail(error, EXIT_LOST)
-    except FacemillError as error:
-        return _fail(error, EXIT_LOST, advice)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\ninterrupted{advice}\n")
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit does not complain again
         return EXIT_LOST
-    except OSError as error:  # of a file or folder of the output that may not be listed, read or locked
+    if isinstance(error, FacemillError | OSError):  # as of a file of the output that may not be listed, read or locked
         return _fail(error, EXIT_LOST, advice)
+    raise error
 
 
 def _fill_closed_streams() -> None:
@@ -79,8 +85,18 @@ def _fill_closed_streams() -> None:
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _heed_interrupts() -> list[int]:
+    """Let SIGINT and SIGTERM end the work, and return the list of those that came."""
+    came: list[int] = []
+
+    def interrupt(signum: int, frame: object) -> NoReturn:
+        came.append(signum)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell
+        signal.signal(signal.SIGINT, interrupt)
+    return came
 
 
 def _fail(error: Exception, code: int, advice: str = "") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +25,9 @@ def facemill(*arguments: str, folder: Path, **options: object) -> subprocess.Com
     return subprocess.run(
         command,
         cwd=folder,
-        env=ENVIRONMENT,
         text=True,
         timeout=60,
-        **{"capture_output": True, **options},  # type: ignore[call-overload]
+        **{"capture_output": True, "env": ENVIRONMENT, **options},  # type: ignore[call-overload]
     )
 
 
@@ -264,3 +264,20 @@ def test_the_name_of_the_table_is_taken_as_it_is(folder: Path) -> None:
     done = facemill("run", "--input", "photos", "--output", "null-out", "--faces", "null", folder=folder)
     assert done.returncode == 2
     assert "no Parquet file of known faces at null" in done.stderr
+
+
+def test_an_interrupt_is_one_whatever_error_it_ends_in(folder: Path, tmp_path: Path) -> None:
+    """A library that is interrupted while it is imported says that it cannot be."""
+    broken = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    signal.pause()\n"
+    (tmp_path / "onnxruntime.py").write_text(
+        f"{broken}except KeyboardInterrupt:\n    raise ImportError('not loaded')\n"
+    )
+    done = facemill(
+        "run",
+        *("--input", "photos", "--output", str(tmp_path / "out")),
+        folder=folder,
+        env={**ENVIRONMENT, "PYTHONPATH": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == 130
+    assert done.stderr == "\ninterrupted; what was committed is valid, and the same command goes on from there\n"
