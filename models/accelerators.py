@@ -7,7 +7,9 @@ run begins, and an output folder is never continued with another accelerator.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
+import os
 import platform
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Final, Literal, get_args
 
 from facemill.models.errors import ConfigError
@@ -78,13 +81,18 @@ def describe_engine(accelerator: Accelerator) -> Engine:
 
         device = str(openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")).strip()
         return Engine(accelerator, "CPU", "openvino", metadata.version("openvino"), device)
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     version = onnxruntime.__version__
     if accelerator == "cuda":
         return Engine(accelerator, CUDA_PROVIDER, "onnxruntime-gpu", version, _gpu_name())
     package = "onnxruntime-gpu" if CUDA_PROVIDER in onnxruntime.get_available_providers() else "onnxruntime"
     return Engine(accelerator, CPU_PROVIDER, package, version, _processor_name())
+
+
+def import_onnxruntime() -> ModuleType:
+    """ONNX Runtime, kept from reporting its use to its makers over the network, as 1.31 does unless told otherwise."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # which it reads when it is imported
+    return importlib.import_module("onnxruntime")
 
 
 @lru_cache
@@ -105,6 +113,7 @@ def _why_no_openvino() -> str:
 def _why_no_onnxruntime() -> str:
     """What stands in the way of ONNX Runtime, or an empty string."""
     try:
+        import_onnxruntime()
         from onnxruntime import InferenceSession  # noqa: F401
     except Exception as error:  # a broken library raises whatever it likes
         return f"onnxruntime does not load ({error}); {_REPAIR_ONNXRUNTIME}"
@@ -117,8 +126,7 @@ def _why_no_cuda() -> str:
     problem = _why_no_onnxruntime()
     if problem:
         return problem
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         return f"the installed onnxruntime {onnxruntime.__version__} is built without CUDA; {_INSTALL_CUDA}"
     load_cuda_libraries()
@@ -137,8 +145,7 @@ def _why_no_cuda() -> str:
 
 def load_cuda_libraries() -> None:
     """Let ONNX Runtime find the CUDA and cuDNN libraries that pip installed; without them it looks in the system."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
         with contextlib.redirect_stdout(io.StringIO()):  # where it prints what it does not find
             onnxruntime.preload_dlls()

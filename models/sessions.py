@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from facemill.models.accelerators import CPU_PROVIDER, CUDA_OPTIONS, CUDA_PROVIDER, Accelerator, load_cuda_libraries
+from facemill.models.accelerators import (
+    CPU_PROVIDER,
+    CUDA_OPTIONS,
+    CUDA_PROVIDER,
+    Accelerator,
+    import_onnxruntime,
+    load_cuda_libraries,
+)
 from facemill.models.errors import ModelLoadError
 from facemill.models.graphs import build_graph
 from facemill.models.weights import NetworkName, Weights
@@ -66,7 +73,7 @@ class Session:
         provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider"] = CPU_PROVIDER,
         batch: int | None = None,
     ) -> None:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         if provider == CUDA_PROVIDER:
@@ -156,8 +163,7 @@ def _openvino_core() -> openvino.Core:
 
 
 def _one_thread_options() -> onnxruntime.SessionOptions:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -60,6 +60,20 @@ def test_the_processor_is_always_there() -> None:
     assert engine.version == metadata.version(engine.package) == onnxruntime.__version__
 
 
+def test_the_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """Told not to, it leaves no identifier of the machine in the folder for temporary files either."""
+    program = "from facemill.models import FaceLandmarkModel; FaceLandmarkModel(); import os; print(os.environ[NAME])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("NAME", "'ORT_DISABLE_TELEMETRY'")],
+        env={**environment, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "1\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_absent_openvino_is_named_with_its_extra(without_openvino: None) -> None:
     with pytest.raises(ConfigError, match=r"openvino cannot be used: .* not installed; pip install \"facemill\[openvi"):
         resolve_accelerator("openvino")
