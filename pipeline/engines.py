@@ -35,7 +35,7 @@ _PRESETS = frozenset({"flink", "spark", "portable", "dataflow"})
 _STAGED = ("setup_file", "extra_package", "extra_packages", "requirements_file")
 _OUR_OWN = frozenset(
     {"runner", "input", "output", "config", "set", "workers", "faces", "retry_failed", "storage_options"}
-    | {"beam_options", "detach", "no_report"}
+    | {"beam_options", "detach", "no_report", "template", "moved"}
 )
 UBER_JARS = frozenset({"flink_submit_uber_jar", "spark_submit_uber_jar"})  # by these a cluster gets its job over REST
 _OF_ANY_JOB_SERVICE = ("environment_type", "environment_config", "job_name")

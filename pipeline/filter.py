@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,7 +132,7 @@ def filter_output(
         before = take_account(tables, plan, done & frozenset(earlier.units))
         result = FilterResult(before, take_account(output, plan, done))
         crops_from = "" if result.num_without_crop else home
-        replace(manifest, crops_from=_as_seen_from(output, crops_from)).write(output)
+        replace(manifest, crops_from=crops_from).write(output)
     out.write(format_change(result.before, result.after) + "\n")
     out.write(_tell_crops(result, crops_from, output) + "\n")
     if report and pending and output.exists(REPORT):
@@ -193,17 +192,11 @@ def _home_of_crops(tables: Output, err: TextIO) -> str:
     try:
         while tables.manifest.filtered:
             nearer = tables.manifest.crops_from or tables.manifest.filtered
-            tables = open_output(tables.at(nearer))
+            tables = open_output(tables.find(nearer))
     except (ConfigError, DamagedOutputError) as error:
         err.write(f"warning: the crops are out of reach: {redact(str(error))}\n")
         return ""
     return tables.folder.absolute().uri
-
-
-def _as_seen_from(output: Folder, uri: str) -> str:
-    """`../name` for a folder that lies beside the output on this machine, so that both can be moved together."""
-    place, name = os.path.split(uri)
-    return f"../{name}" if output.is_local and place == os.path.dirname(output.path) else uri
 
 
 def _tell_crops(result: FilterResult, crops_from: str, output: Folder) -> str:

@@ -5,7 +5,6 @@ DuckDB and Arrow's datasets, which bring pandas, take 0.2 s to import: only what
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from facemill.pipeline.config import Config, validate
 from facemill.pipeline.folder_files import FOLDER_PROTOCOL, FolderFileSystem
 from facemill.pipeline.manifest import Manifest, read_manifest
 from facemill.pipeline.summary import LabelCounts, committed_units
+from facemill.transforms.ops.committing import UnitSummary, digest_marker, read_marker
 from facemill.transforms.ops.crop_reading import read_crops
 from facemill.transforms.ops.layout import MANIFEST, CropStore, faces_name, images_name, template_folders
 from facemill.transforms.ops.storage import Folder
@@ -75,7 +75,7 @@ class Output:
         """
         manifest = self.manifest
         if manifest.crops_from:
-            there, uri = self.at(manifest.crops_from), self.folder.uri
+            there, uri = self.find(manifest.crops_from), self.folder.uri
             if not there.exists(MANIFEST):
                 raise ConfigError(
                     f"the crops of {uri} were in {there.uri}, which is gone; bring it back, or make new ones: "
@@ -87,10 +87,14 @@ class Output:
             raise ConfigError(f"{uri} has kept faces without a crop; facemill crop {uri} --output URI makes them")
         return self.folder
 
-    def at(self, uri: str) -> Folder:
-        """The folder that the manifest names so: `../name` lies beside this one."""
-        is_beside = uri.startswith("../") and self.folder.is_local
-        return Folder(os.path.normpath(self.folder.join(uri)) if is_beside else uri, self.folder.storage_options)
+    def find(self, uri: str) -> Folder:
+        """The output that the manifest names so; if it is gone, one of its name beside this: both may have moved."""
+        there = Folder(uri, self.folder.storage_options)
+        if there.exists(MANIFEST):
+            return there
+        parent, slash, _ = self.folder.absolute().uri.rstrip("/").rpartition("/")
+        beside = Folder(parent + slash + uri.rstrip("/").rpartition("/")[2], self.folder.storage_options)
+        return beside if beside.exists(MANIFEST) else there
 
     def images(self) -> ds.Dataset:
         """The rows of the inputs, in the order of the units."""
@@ -166,11 +170,23 @@ class Output:
             OutputError: They are missing or damaged.
             ConfigError: There is no such template, or several to choose from.
         """
-        crops = read_crops(self.crops_folder, unit, self.store, self._crops_subfolder(template))
-        if self.crops_folder is self.folder:
+        there = self.crops_folder
+        if there is not self.folder:
+            self._check_unchanged(there, unit)
+        crops = read_crops(there, unit, self.store, self._crops_subfolder(template))
+        if there is self.folder:
             return crops
         kept = self._crop_names(unit)
         return (crop for crop in crops if crop[0] in kept)
+
+    def _check_unchanged(self, there: Folder, unit: str) -> None:
+        """Refuse crops of another run than that whose faces were judged anew; their names may be the same."""
+        wanted = UnitSummary.from_json(read_marker(self.folder, unit)).crops_digest
+        if digest_marker(read_marker(there, unit)) != wanted:
+            raise OutputError(
+                f"{unit} in {there.uri} is another than the one whose faces {self.folder.uri} judged anew; "
+                "judge them again with facemill filter, into a new folder"
+            )
 
     def check_crops(self, template: str | None = None) -> None:
         """Make sure, without reading any, that `crops` can be asked for this template.
@@ -199,7 +215,8 @@ class Output:
     ) -> None:
         if self.units:
             self.add_view(connection, view, [name_of(unit) for unit in self.units])
-            missing = [name for name in schema.names if name not in connection.view(view).columns]
+            there = connection.view(view).columns
+            missing = [name for name in schema.names if name not in there]
             if missing:
                 raise self.unreadable(ValueError(f"{view} lack the column {missing[0]}"))
         else:

@@ -116,7 +116,7 @@ class _NewInputs:
             raise ConfigError(f"{request.output.uri} holds no run to go on with; name the --input")
         self._request = request
         known = earlier.inputs if earlier else {}
-        self._earlier = {**known, **_moved(request.moved, known)}
+        self._earlier = {**known, **_moved(request, known)}
         self._named = name_roots(listings, self._earlier)
         self._err = err
         self.uris = {**self._earlier, **{name: listing.root.uri for name, listing in self._named.items()}}
@@ -129,7 +129,7 @@ class _NewInputs:
         """Units for the inputs that the plan does not have yet."""
         known = plan.known_sizes()
         check_disjoint(self._named, self._earlier, known)
-        for warning in check_not_moved(self._named, self._earlier, known):
+        for warning in check_not_moved(self._named, self._earlier, known, told=self._request.moved):
             self._err.write(f"warning: {warning}\n")
         return plan_new_inputs(
             plan,
@@ -167,7 +167,7 @@ class _Tables:
         if not self._committed:
             raise ConfigError(f"{self._tables.uri} holds no committed unit yet; finish that run first")
         there, here = source.manifest.inputs, earlier.inputs if earlier else {}
-        self.uris = {**there, **here, **_moved(request.moved, there)}
+        self.uris = {**there, **here, **_moved(request, there)}
         self.tables_uri = self._tables.absolute().uri
         self.signed = source.manifest.signed
 
@@ -190,10 +190,10 @@ def unplanned_units(tables: Folder, committed: frozenset[str], plan: Plan, err: 
     return list(there.units(name for name in there.names if name in committed and name not in known))
 
 
-def _moved(moved: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+def _moved(request: RunRequest, known: Mapping[str, str]) -> dict[str, str]:
     """The new URIs, such that they do not depend on where the process runs."""
-    unknown = sorted(moved.keys() - known.keys())
+    unknown = sorted(request.moved.keys() - known.keys())
     if unknown:
         names = ", ".join(sorted(known)) or "no earlier run"
         raise ConfigError(f"--moved names the input {unknown[0]!r}, and there is {names}")
-    return {name: absolute_uri(Folder(uri)) for name, uri in moved.items()}
+    return {name: absolute_uri(Folder(uri, request.storage_options)) for name, uri in request.moved.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from facemill.models.errors import ConfigError
@@ -79,15 +79,23 @@ def check_disjoint(listings: Mapping[str, Listing], earlier: Mapping[str, str], 
                     raise ConfigError(_twice(full, outer_uri, inner_uri))
 
 
-def check_not_moved(listings: Mapping[str, Listing], earlier: Mapping[str, str], known: Mapping[str, int]) -> list[str]:
+def check_not_moved(
+    listings: Mapping[str, Listing],
+    earlier: Mapping[str, str],
+    known: Mapping[str, int],
+    *,
+    told: Collection[str] = (),
+) -> list[str]:
     """Refuse a new root that looks like an earlier one, moved; returns warnings of those that share a part with one.
 
-    It does where all inputs of the one are among those of the other by name and size, unless both are listed now.
+    It does where all inputs of the one are among those of the other by name and size, and at least half of the other's
+    among them, unless both are listed now, or it was told where the earlier one lies.
 
     Args:
         listings: By root name.
         earlier: URI by name of the roots of earlier runs.
         known: The bytes of the planned inputs, by `root/path`.
+        told: The earlier roots of which the user says where they lie.
 
     Raises:
         ConfigError: Names both, and the ways out.
@@ -95,17 +103,18 @@ def check_not_moved(listings: Mapping[str, Listing], earlier: Mapping[str, str],
     warnings = []
     for new in sorted(listings.keys() - earlier.keys()):
         listing = listings[new]
-        for old in sorted(earlier.keys() - listings.keys()):
+        for old in sorted(earlier.keys() - listings.keys() - set(told)):
             sizes = zip(listing.names, listing.sizes, strict=True)
             num_alike = sum(size > 0 and known.get(f"{old}/{path}") == size for path, size in sizes)
             if not num_alike:
                 continue
             share = f"{num_alike:,} of {len(listing.names):,} inputs of {listing.root.uri}"
             message = f"{share} have the name and size of one of {old} ({earlier[old]})"
-            if num_alike in (len(listing.names), sum(source.startswith(f"{old}/") for source in known)):
+            fewer, more = sorted([len(listing.names), sum(source.startswith(f"{old}/") for source in known)])
+            if num_alike == fewer and 2 * num_alike >= more:
                 raise ConfigError(
                     f"{message}, and would be in the output twice; if the folder was moved, add "
-                    f"--moved {old}={listing.root.uri}; if these are others, name both folders as --input"
+                    f"--moved {old}={listing.root.uri}; if these are others, --moved {old}={earlier[old]}"
                 )
             warnings.append(f"{message}, and will be in the output twice")
     return warnings

@@ -27,6 +27,7 @@ from facemill.pipeline.export.destination import open_destination
 from facemill.pipeline.export.files import ExportWriter
 from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions, parse_splits
+from facemill.transforms.ops.committing import digest_marker
 from facemill.transforms.ops.storage import Folder
 
 FACES = [MadeFace(f"{label}/{number}.jpg", label, made_crop(number)) for label in "abc" for number in range(20)]
@@ -210,6 +211,9 @@ def test_tables_whose_crops_lie_in_another_folder(folder: Path, tmp_path: Path) 
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
     made = {**manifest, "filtered": str(folder / "out"), "crops_from": str(folder / "out")}  # as facemill filter says
     (tmp_path / "strict" / "manifest.json").write_text(json.dumps(made))
+    for marker in (tmp_path / "strict" / "_units").iterdir():
+        content = marker.read_bytes()
+        marker.write_text(json.dumps({**json.loads(content), "crops_digest": digest_marker(content)}))
     in_process(tmp_path / "strict", Folder(str(tmp_path / "set")))
     assert {face.face_id: face.content for face in load(tmp_path / "set", "csv", "train")} == CONTENTS
 

@@ -186,8 +186,7 @@ def test_an_output_between_two_filters_may_be_gone_but_not_that_with_the_crops(f
     shutil.rmtree(tmp_path / "first")
     refilter(tmp_path / "second", tmp_path / "third", *STRICTER)
     third = open_output(Folder(str(tmp_path / "third")))
-    assert third.manifest.crops_from == "../out"
-    assert third.crops_folder.uri == str((tmp_path / "out").absolute())
+    assert third.manifest.crops_from == third.crops_folder.uri == str((tmp_path / "out").absolute())
     (tmp_path / "moved").mkdir()
     for name in ("out", "third"):
         shutil.copytree(tmp_path / name, tmp_path / "moved" / name)
@@ -202,6 +201,16 @@ def test_an_output_between_two_filters_may_be_gone_but_not_that_with_the_crops(f
     assert err.getvalue().startswith(f"warning: the crops are out of reach: {tmp_path / 'out'} is no output folder")
     assert "crops: those of the kept faces were not found; facemill crop" in out.getvalue()
     assert open_output(Folder(str(tmp_path / "fourth"))).manifest.crops_from == ""
+
+
+def test_crops_of_another_run_are_not_taken(found: Path, tmp_path: Path) -> None:
+    shutil.copytree(found / "out", tmp_path / "out")
+    refilter(tmp_path / "out", tmp_path / "new", MEDIUM)
+    shutil.rmtree(tmp_path / "out")
+    process(found / "photos", tmp_path / "out", "write.jpeg_quality=50")
+    output = open_output(Folder(str(tmp_path / "new")))
+    with pytest.raises(OutputError, match=r"unit-\d+ in \S+/out is another than the one whose faces \S+/new judged"):
+        list(output.crops(output.units[0]))
 
 
 def test_it_goes_on_where_it_was_interrupted(found: Path, tmp_path: Path) -> None:

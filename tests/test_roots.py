@@ -78,13 +78,21 @@ OLD, KNOWN = {"old": "file:///old"}, {"old/a": 1, "old/bb": 2}
 
 @pytest.mark.parametrize("names", [["a", "bb"], ["a", "bb", "c"], ["bb"]], ids=["all", "it has grown", "it has shrunk"])
 def test_a_root_that_was_moved_is_refused(names: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"--moved old=file:///new; if these are others, name both folders"):
+    with pytest.raises(ConfigError, match=r"--moved old=file:///new; if these are others, --moved old=file:///old"):
         check_not_moved({"new": listing("file:///new", *names)}, OLD, KNOWN)
 
 
-def test_a_root_that_shares_a_part_with_another_is_told() -> None:
-    (warning,) = check_not_moved({"new": listing("file:///new", "a", "c")}, OLD, KNOWN)
-    assert warning.startswith("1 of 2 inputs of file:///new have the name and size of one of old (file:///old)")
+@pytest.mark.parametrize("others", [["c"], ["bb", "c", "d", "e"]], ids=["a part", "few of many"])
+def test_a_root_that_shares_a_part_with_another_is_told(others: list[str]) -> None:
+    (warning,) = check_not_moved({"new": listing("file:///new", "a", *others)}, OLD, KNOWN)
+    share = len({"a", *others} & {"a", "bb"})
+    assert warning.startswith(
+        f"{share} of {1 + len(others)} inputs of file:///new have the name and size of one of old"
+    )
+
+
+def test_a_root_of_which_it_was_told_where_the_other_lies_is_taken() -> None:
+    assert check_not_moved({"new": listing("file:///new", "a", "bb")}, OLD, KNOWN, told=["old"]) == []
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,14 @@ def test_what_a_sample_holds_is_there_when_the_tar_is_cut() -> None:
     assert members[1].failure is not None and members[1].failure.reason == "truncated"
 
 
+def test_a_label_that_is_cut_is_none() -> None:
+    data = tar_bytes([("1.jpg", b"x"), ("1.cls", b"123456")])
+    cut = 512 + 512 + 512 + 2  # within the label, behind two headers and the image
+    members = list(iterate_members(io.BytesIO(data[:cut]), "tar", limits=LIMITS))
+    assert [(member.name, member.own_label) for member in members] == [("1.jpg", None), ("", None)]
+    assert members[1].failure is not None and members[1].failure.reason == "truncated"
+
+
 def test_no_sample_is_cut_into_two_ranges() -> None:
     files = [(f"{n:03d}.{ending}", b"7" * 600) for n in range(50) for ending in ("jpg", "cls", "txt")]
     data = tar_bytes(files)
@@ -134,6 +142,8 @@ def test_names_with_dates_do_not_gather_in_memory(num_files: int, num_bytes: int
 
 def test_a_large_image_keeps_its_label() -> None:
     files = [("1.cls", b"ann"), ("1.jpg", bytes(20 << 20)), ("1.json", b'{"label": "bob"}')]
+    assert own_labels(tar_bytes(files)) == [("1.jpg", "bob")]
+    files = [("1.jpg", bytes(2 << 20)), ("1.npy", bytes(15 << 20)), ("1.json", b'{"label": "bob"}')]
     assert own_labels(tar_bytes(files)) == [("1.jpg", "bob")]
 
 

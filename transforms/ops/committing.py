@@ -37,7 +37,8 @@ class UnitSummary:
     """What a commit marker says.
 
     `num_crops` counts faces that have a crop, in however many templates; `source_digest` is of the marker in the
-    earlier output that the unit is made from.
+    earlier output that the unit is made from, `crops_digest` of the one that was committed with the unit's crops, where
+    these lie in an earlier output.
     """
 
     unit: str
@@ -53,6 +54,7 @@ class UnitSummary:
     failure_reasons: dict[str, int] = field(default_factory=dict)
     rejection_reasons: dict[str, int] = field(default_factory=dict)
     source_digest: str = ""
+    crops_digest: str = ""
 
     def to_json(self) -> bytes:
         """The marker's content."""

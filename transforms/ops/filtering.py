@@ -78,6 +78,7 @@ def filter_unit(
         statuses=statuses,
         rejection_reasons=reasons,
         source_digest=digest_marker(marker),
+        crops_digest=summary.crops_digest or digest_marker(marker),
     )
     output.write_bytes(marker_name(unit), summary.to_json())
     return summary

@@ -24,7 +24,9 @@ from facemill.transforms.ops.units import Unit
 Row = dict[str, Any]
 _BATCH_ROWS = 256
 _LEFT = Failure("internal_error", "the worker process died on a frame before this one, again and again")
-_MOVED = Failure("read_error", "the archive has changed since its faces were found: another member is in this place")
+_OTHER_PLACE = Failure(
+    "read_error", "the archive has changed since its faces were found: another member is in this place"
+)
 
 
 def recall_unit(
@@ -122,7 +124,7 @@ def _read_frames(
         video, size = planned[source]
         part = replace(unit, sources=(video,), sizes=(size,))
         frames = read_unit(part, roots, options, skip=skip, first_index=indices[0])
-        missing = _LEFT if not skip.isdisjoint(indices) else _MOVED
+        missing = _LEFT if not skip.isdisjoint(indices) else _OTHER_PLACE
         for position in indices:
             if position in wanted:
                 yield next((frame for frame in frames if frame.index == position), missing)
@@ -139,5 +141,5 @@ def _with_file(record: ImageRecord, file: ImageRecord | Failure | None) -> Image
             return replace(record, data=file.data, num_bytes=file.num_bytes)
         failure = file.failure
     else:
-        failure = file if isinstance(file, Failure) else _MOVED
+        failure = file if isinstance(file, Failure) else _OTHER_PLACE
     return replace(record, failure=failure, faces=None)

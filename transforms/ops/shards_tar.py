@@ -59,7 +59,9 @@ def iterate_tar(
             if not is_ignored(entry.name, ignored_extensions):
                 held.append(_member(source, entry, names.add(entry.name), limits))
             elif ending := sidecar_of(entry):
-                sidecars[ending] = source.read(entry.size)
+                content = source.read(entry.size)
+                if len(content) == entry.size:  # else the file is cut here, which the next entry tells
+                    sidecars[ending] = content
     except BadInputError as error:
         failed = [failed_shard(error)]
     yield from _labelled(held, sidecars, label_column)

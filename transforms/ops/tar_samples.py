@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from facemill.transforms.ops.members import is_ignored
 from facemill.transforms.ops.tar_headers import TarEntry
 
 _SIDECARS = ("json", "cls")
@@ -36,12 +37,16 @@ class SampleBounds:
         if is_new:
             self._key, self._endings, self._large_bytes = key, set(), 0
         self._endings.add(ending)
-        self._large_bytes += entry.size if entry.size > _MAX_SIDECAR_BYTES else 0
+        self._large_bytes += entry.size if _is_large(entry) else 0
         return is_new
 
     def _is_full(self, entry: TarEntry) -> bool:
-        is_second = entry.size > _MAX_SIDECAR_BYTES and self._large_bytes > 0
+        is_second = _is_large(entry) and self._large_bytes > 0
         return len(self._endings) == _MAX_MEMBERS or (is_second and self._large_bytes + entry.size > _MAX_LARGE_BYTES)
+
+
+def _is_large(entry: TarEntry) -> bool:
+    return entry.size > _MAX_SIDECAR_BYTES and not is_ignored(entry.name)
 
 
 def sidecar_of(entry: TarEntry) -> str | None:
