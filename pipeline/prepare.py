@@ -53,7 +53,9 @@ def prepare(
     units = source.units(plan)
     roots = {name: Folder(uri, request.storage_options) for name, uri in source.uris.items()}
     left = set(plan.names) - committed
-    check_roots(request, roots, plan.roots(left) | {split_source(unit.sources[0])[0] for unit in units})
+    needed = plan.roots(left) | {split_source(unit.sources[0])[0] for unit in units}
+    check_there(roots, needed)
+    check_reach(request, [roots[name] for name in needed])
     if source.signed:
         _check_signatures(request, roots, frozenset(source.signed), itertools.chain(plan.units(left), units))
     if earlier is None or (earlier.inputs, earlier.signed) != (source.uris, source.signed):
@@ -63,29 +65,31 @@ def prepare(
     return Job(request.config, roots, output, source.known_faces, request.tables), plan
 
 
-def check_roots(
-    request: RunRequest, roots: Mapping[str, Folder], needed: Collection[str] | None = None
-) -> Sequence[str]:
-    """Refuse input roots, by default all, that are gone or that a runner cannot reach; returns warnings of the latter.
-
-    An archive whose disk is not mounted or that was moved is not written off.
+def check_there(roots: Mapping[str, Folder], needed: Collection[str]) -> None:
+    """Refuse to go on without an input root: an archive whose disk is not mounted or that was moved is not written off.
 
     Raises:
         ConfigError: Names the input root.
     """
-    names = sorted(roots if needed is None else needed)
-    for name in names:
+    for name in sorted(needed):
         if roots[name].is_local and not roots[name].exists(""):
             raise ConfigError(
                 f"the input {name} ({roots[name].uri}) is gone; bring it back, then run the same command, "
                 f"or say with --moved {name}=URI where it lies now"
             )
+
+
+def check_reach(request: RunRequest, roots: Iterable[Folder]) -> Sequence[str]:
+    """Refuse input roots, and other folders, that a runner cannot reach; returns warnings of those that it may not.
+
+    Raises:
+        ConfigError: Names the folder.
+    """
     if request.runner is None:
         return []
     known = request.config.landmarks.known_faces
     others = [request.output, request.tables, Folder(known, request.storage_options).absolute() if known else None]
-    folders = [*filter(None, others), *(roots[name] for name in names)]
-    return check_reachable(request.runner, request.beam_arguments, folders)
+    return check_reachable(request.runner, request.beam_arguments, [*filter(None, others), *roots])
 
 
 def _check_signatures(

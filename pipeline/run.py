@@ -25,7 +25,7 @@ from facemill.pipeline.output_folder import (
 )
 from facemill.pipeline.outputs import open_output
 from facemill.pipeline.plan import Plan
-from facemill.pipeline.prepare import check_roots, prepare
+from facemill.pipeline.prepare import check_reach, check_there, prepare
 from facemill.pipeline.progress import Progress
 from facemill.pipeline.remote import run_remote
 from facemill.pipeline.report.renew import write_report
@@ -78,7 +78,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
     out, err = out or sys.stdout, err or sys.stderr
     request = _settle(request)
     listings = _list_all(request)
-    check_roots(request, {listing.root.uri: listing.root for listing in listings})  # before anything is written
+    check_reach(request, [listing.root for listing in listings])  # before anything is written
     make_output(request.output)
     with hold_lock(request.output):
         committed = committed_units(request.output)
@@ -89,7 +89,9 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         if request.tables is not None:
             committed -= forget_changed(request.output, request.tables, committed, err)
         pending = plan.pending(committed)
-        for warning in check_roots(request, job.roots, plan.roots({name for name, _ in pending})):
+        needed = plan.roots({name for name, _ in pending})
+        check_there(job.roots, needed)
+        for warning in check_reach(request, [job.roots[name] for name in needed]):
             err.write(f"warning: {warning}\n")
         err.write(_opening(plan, len(pending), listings))
         try:

@@ -11,7 +11,7 @@ from facemill.transforms.ops.alignment import NO_CROP, AlignOptions, CropError, 
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
 from facemill.transforms.ops.records import Faces
 from facemill.transforms.ops.templates import Template
-from facemill.transforms.ops.warping import warp_affine
+from facemill.transforms.ops.warping import warp_for_encoder
 
 # Of each face the matrices of its crops, one per template; None where it gets no crop.
 CropMatrices = Sequence[tuple[np.ndarray, ...] | None]
@@ -45,7 +45,7 @@ def cut_crops(
     """
 
     def cut(matrix: np.ndarray, template: Template) -> bytes:
-        return encode_crop(warp_affine(image, matrix, template.size_wh, border=align.border, may_pad=True), write)
+        return encode_crop(warp_for_encoder(image, matrix, template.size_wh, border=align.border), write)
 
     return tuple(None if placed is None else tuple(map(cut, placed, templates)) for placed in matrices)
 
