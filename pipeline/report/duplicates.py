@@ -84,8 +84,8 @@ def _read(connection: duckdb.DuckDBPyConnection, table: Table, view: str) -> Dup
     ).fetchall()
     distance = "distance" if table == "faces" else "0"
     members = connection.execute(
-        f'select "group", {row_id}, {distance} as distance from {view} where "group" in (select unnest(?)) qualify '
-        f'row_number() over (partition by "group" order by distance, {row_id}) <= {_NUM_MEMBERS} order by 1, 3, 2',
+        f'select "group", {row_id}, {distance} from {view} where "group" in (select unnest(?)) '
+        f'and place <= {_NUM_MEMBERS} order by "group", place',
         [[group for group, _, _ in shown]],
     ).fetchall()
     rows = {row[row_id]: row for row in fetch_rows(connection, table, [member for _, member, _ in members])}
