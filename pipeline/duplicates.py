@@ -76,6 +76,7 @@ class GroupCounts:
         num_groups: The groups.
         num_across: Those with members of more than one label.
         largest: The members of the largest.
+        num_rejected: Faces that were not compared, as they are not kept.
     """
 
     num_compared: int
@@ -83,6 +84,7 @@ class GroupCounts:
     num_groups: int = 0
     num_across: int = 0
     largest: int = 0
+    num_rejected: int = 0
 
     @property
     def num_superfluous(self) -> int:
@@ -116,6 +118,8 @@ def find_duplicates(
         compared = "phash is not null" if options.all_faces else "phash is not null and kept"
         connection.execute(_HASHES.format(compared=compared))
         faces = GroupCounts(_number(connection, "select coalesce(sum(num_faces), 0) from hashes"))
+        if not options.all_faces:
+            faces.num_rejected = _number(connection, "select count(*) from faces where not kept")
         representatives, distances = group_near(
             _read_hashes(output, connection), options.near_distance, on_share=on_share
         )

@@ -174,11 +174,13 @@ def test_the_best_of_a_group_is_the_first(folder: Folder) -> None:
     ]
 
 
-def test_faces_that_are_not_kept_are_compared_when_asked(folder: Folder) -> None:
+def test_faces_that_are_not_kept_are_compared_when_asked(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     write_output(folder, [Photo("a", phash=BASE), Photo("b", phash=near(BASE, 7), is_kept=False)])
-    assert duplicates_of(folder)[1] == GroupCounts(num_compared=1)
-    everything = DuplicatesOptions(near_distance=32, all_faces=True)
-    assert duplicates_of(folder, everything)[1] == GroupCounts(2, 2, 1, 0, 2)
+    others = "compared; the 1 not kept are left out, --all-faces compares them, too\n"
+    assert others in duplicates_command(capsys, folder.uri)[1]
+    assert rows(folder, "faces") == []
+    assert "faces               2   compared\n" in duplicates_command(capsys, folder.uri, "--all-faces")[1]
+    assert [row[0] for row in rows(folder, "faces")] == ["a#0", "b#0"]
 
 
 def test_labels_that_are_not_known_do_not_count(folder: Folder) -> None:
