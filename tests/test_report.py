@@ -352,7 +352,7 @@ def test_groups_of_duplicates_that_are_not_shown_are_told_and_names_escaped(tmp_
     make_report(output)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     section = text_of(page).partition("Equal files")[2]
-    shown = "6 of them are shown, those across labels first, then the largest; all are in duplicates/images.parquet"
+    shown = "6 of the groups are shown, those across labels first, then the largest; all are in duplicates"
     assert shown in section
     assert section.count("stays, <b>, <i>") == 6
     assert "<b>" not in page and "<i>" not in page
