@@ -105,8 +105,10 @@ def check_crops(
     if not sample.sizes:
         raise ConfigError(f"none of {sample.num_failed} images of {uri} can be read")
     matches = match(sample, options)
-    write = _as_json if as_json else _as_text
-    (out or sys.stdout).write(write(sample, matches) + "\n")
+    text = _as_json(sample, matches) if as_json else _as_text(sample, matches)
+    (out or sys.stdout).write(text + "\n")
+    if not as_json and not options.own and matches and not matches[0].fits and sample.is_of_one_size:
+        (out or sys.stdout).write("a template of your own is compared as well with --template FILE.yaml\n")
 
 
 def look_at(records: Iterable[ImageRecord], cascade: Cascade) -> CropSample:

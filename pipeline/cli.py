@@ -32,7 +32,15 @@ _COMMANDS = (run, report, crop, filter, duplicates, export, templates, check_cro
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        missing = message.partition("arguments are required: ")[2].partition(",")[0]
+        if missing in ("OUT", "CROPS") and self._takes_several_templates:
+            message += f"; name {missing} before --template, which takes all that follows"
         self.exit(EXIT_USAGE, f"{self.prog}: {message}\nSee {self.prog} --help\n")
+
+    @property
+    def _takes_several_templates(self) -> bool:
+        action = self._option_string_actions.get("--template")
+        return action is not None and action.nargs == "+"
 
     def refuse(self, arguments: Sequence[str]) -> NoReturn:
         """Say that these are unknown, and which option the first may be meant for."""

@@ -29,7 +29,7 @@ TableName = Literal["images", "faces"]
 
 _GROUP_COLUMNS = [("group", pa.int32()), ("size", pa.int32()), ("num_labels", pa.int32())]
 DUPLICATE_IMAGES_SCHEMA = pa.schema(
-    [("image_id", pa.string()), ("label", pa.string()), ("sha256", pa.string()), *_GROUP_COLUMNS]
+    [("image_id", pa.string()), ("label", pa.string()), ("sha256", pa.string()), *_GROUP_COLUMNS, ("place", pa.int32())]
 )
 DUPLICATE_FACES_SCHEMA = pa.schema(
     [
@@ -38,6 +38,7 @@ DUPLICATE_FACES_SCHEMA = pa.schema(
         ("label", pa.string()),
         *_GROUP_COLUMNS,
         ("distance", pa.int16()),
+        ("place", pa.int32()),
     ]
 )
 DUPLICATES_SCHEMAS: dict[TableName, pa.Schema] = {"images": DUPLICATE_IMAGES_SCHEMA, "faces": DUPLICATE_FACES_SCHEMA}
@@ -75,6 +76,7 @@ class GroupCounts:
         num_groups: The groups.
         num_across: Those with members of more than one label.
         largest: The members of the largest.
+        num_rejected: Faces that were not compared, as they are not kept.
     """
 
     num_compared: int
@@ -82,6 +84,7 @@ class GroupCounts:
     num_groups: int = 0
     num_across: int = 0
     largest: int = 0
+    num_rejected: int = 0
 
     @property
     def num_superfluous(self) -> int:
@@ -115,6 +118,8 @@ def find_duplicates(
         compared = "phash is not null" if options.all_faces else "phash is not null and kept"
         connection.execute(_HASHES.format(compared=compared))
         faces = GroupCounts(_number(connection, "select coalesce(sum(num_faces), 0) from hashes"))
+        if not options.all_faces:
+            faces.num_rejected = _number(connection, "select count(*) from faces where not kept")
         representatives, distances = group_near(
             _read_hashes(output, connection), options.near_distance, on_share=on_share
         )
@@ -236,8 +241,9 @@ _EQUAL_IMAGES = f"""
         select sha256, count(*) as size, count(distinct label) as num_labels, min(image_id) as first
         from images where {_READABLE} group by sha256 having count(*) > 1
     ), {_NUMBERED}
-    select image_id, label, sha256, "group", size, num_labels
-    from images join numbered using (sha256) where {_READABLE} order by "group", image_id
+    select image_id, label, sha256, "group", size, num_labels,
+        row_number() over (partition by "group" order by image_id) as place
+    from images join numbered using (sha256) where {_READABLE} order by "group", place
 """
 
 # In an order that depends on the hashes alone, and has nothing to do with which are near: `group_near` needs both.
@@ -247,20 +253,27 @@ _HASHES = """
     from faces where {compared} group by phash
 """
 
-_MEMBERS = """
+# A copy of half the size is about as sharp where the crop shows no more than it has, so size has to count by itself.
+# `isnan` is wrong of columns of Parquet files, whose statistics leave NaN out.
+QUALITY = "if(isfinite(sharpness), sharpness, 0)::double + 0.1 * log2(greatest(interocular_px, 1)::double)"
+
+_MEMBERS = f"""
     create temp table members as
-    select face_id, image_id, label, representative, distance
+    select face_id, image_id, label, phash, representative,
+        row_number() over (partition by representative order by {QUALITY} desc, distance, face_id) as place
     from faces join hashes using (phash) join grouped using (row)
-    where {compared} and representative in (
+    where {{compared}} and representative in (
         select representative from hashes join grouped using (row) group by representative having sum(num_faces) > 1
     )
 """
 
 _NEAR_FACES = f"""
     with sizes as (
-        select representative, count(*) as size, count(distinct label) as num_labels, min(face_id) as first
+        select representative, count(*) as size, count(distinct label) as num_labels, min(face_id) as first,
+            any_value(phash) filter (place = 1) as best
         from members group by representative
     ), {_NUMBERED}
-    select face_id, image_id, label, "group", size, num_labels, distance
-    from members join numbered using (representative) order by "group", distance, face_id
+    select face_id, image_id, label, "group", size, num_labels,
+        bit_count(xor(unhex(phash)::bit, unhex(best)::bit)) as distance, place
+    from members join numbered using (representative) order by "group", place
 """

@@ -29,16 +29,15 @@ _GREY = 128
 _CHOSEN = f"""
     with groups as (select distinct "group", num_labels from duplicates),
     chosen as (
-        select "group", row_number() over (order by num_labels > 1 desc, "group") as place
-        from groups order by place limit $num_groups
+        select "group", row_number() over (order by num_labels > 1 desc, "group") as row
+        from groups order by row limit $num_groups
     ),
     members as (
-        select face_id, label, "group", distance, place,
-            row_number() over (partition by "group" order by distance, face_id) as number
-        from duplicates join chosen using ("group") qualify number <= {_COLUMNS}
+        select face_id, label, "group", place, distance, row
+        from duplicates join chosen using ("group") where place <= {_COLUMNS}
     )
     select "group", members.label, distance, unit, crop
-    from members join faces using (face_id) order by place, number
+    from members join faces using (face_id) order by row, place
 """
 
 
@@ -67,7 +66,7 @@ def draw_groups(output: Output, target: Folder, name: str, *, num_groups: int) -
     """Draw the first groups of `duplicates/faces.parquet` as a PNG; how many there were to draw.
 
     Those across labels come first, and then the largest. Of each the first eight faces are shown with their labels: the
-    one that represents the others under the group's number, those under their distance from it.
+    one to keep under the group's number, the others under their distance from it.
 
     Raises:
         OutputError: A table or a crop cannot be read, or the picture cannot be written.
@@ -91,7 +90,7 @@ def draw_groups(output: Output, target: Folder, name: str, *, num_groups: int) -
 
 
 def _choose(output: Output, num_groups: int) -> list[_Face]:
-    columns = ["face_id", "label", "group", "num_labels", "distance"]
+    columns = ["face_id", "label", "group", "place", "num_labels", "distance"]
     with (
         open_database(output) as connection,
         open_table(output.folder, duplicates_name("faces"), DUPLICATES_SCHEMAS["faces"]) as table,

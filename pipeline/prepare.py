@@ -72,7 +72,7 @@ def check_there(roots: Mapping[str, Folder], needed: Collection[str]) -> None:
         ConfigError: Names the input root.
     """
     for name in sorted(needed):
-        if roots[name].is_local and not roots[name].exists(""):
+        if _is_gone(roots[name]):
             raise ConfigError(
                 f"the input {name} ({roots[name].uri}) is gone; bring it back, then run the same command, "
                 f"or say with --moved {name}=URI where it lies now"
@@ -90,6 +90,10 @@ def check_reach(request: RunRequest, roots: Iterable[Folder]) -> Sequence[str]:
     known = request.config.landmarks.known_faces
     others = [request.output, request.tables, Folder(known, request.storage_options).absolute() if known else None]
     return check_reachable(request.runner, request.beam_arguments, [*filter(None, others), *roots])
+
+
+def _is_gone(root: Folder) -> bool:
+    return root.is_local and not root.exists("")
 
 
 def _check_signatures(
@@ -171,7 +175,8 @@ class _Tables:
         if not self._committed:
             raise ConfigError(f"{self._tables.uri} holds no committed unit yet; finish that run first")
         there, here = source.manifest.inputs, earlier.inputs if earlier else {}
-        self.uris = {**there, **here, **_moved(request, there)}
+        still_here = {name: uri for name, uri in here.items() if not _is_gone(Folder(uri, request.storage_options))}
+        self.uris = {**there, **still_here, **_moved(request, there)}
         self.tables_uri = self._tables.absolute().uri
         self.signed = source.manifest.signed
 

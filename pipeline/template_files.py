@@ -40,7 +40,7 @@ def choose_templates(arguments: Sequence[str], options: AlignOptions) -> AlignOp
     names: list[str] = []
     own = dict(options.own)
     for argument in arguments:
-        if not _is_file(argument):
+        if not is_file(argument):
             names += argument.split(",")  # no name has a comma
             continue
         for name, definition in load_templates(argument).items():
@@ -50,5 +50,6 @@ def choose_templates(arguments: Sequence[str], options: AlignOptions) -> AlignOp
     return replace(options, template=tuple(names) if len(names) != 1 else names[0], own=own)
 
 
-def _is_file(argument: str) -> bool:
+def is_file(argument: str) -> bool:
+    """Whether an argument names a file of templates, not a template."""
     return Path(argument).suffix in (".yaml", ".yml")

@@ -21,6 +21,7 @@ from facemill.models.errors import ConfigError
 from facemill.models.options import DetectorOptions
 from facemill.models.pyramid import ImagePyramid
 from facemill.pipeline.check_crops import check_crops
+from facemill.pipeline.cli import main
 from facemill.pipeline.listing import list_inputs
 from facemill.pipeline.sampling import sample_images
 from facemill.pipeline.template_files import choose_templates
@@ -187,12 +188,18 @@ def test_what_was_made_with_no_template(what: str, tmp_path: Path) -> None:
     assert re.match(explanation, str(found["explanation"])), found["explanation"]
 
 
-def test_a_template_of_ones_own(tmp_path: Path) -> None:
+def test_a_template_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     points = (ARCFACE - 55.5) * 0.8 + (55.5, 60)
     crops = write_crops(tmp_path / "crops", by_skimage(points, (112, 112)))
-    assert check(crops)["verdict"] is None
-    (tmp_path / "mine.yaml").write_text(f"mine: {{size: 112, points: {points.tolist()}}}")
-    found = check(crops, "arcface112", str(tmp_path / "mine.yaml"))
+    hint = "a template of your own is compared as well with --template FILE.yaml"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"mine: {{size: 112, points: {points.tolist()}}}")
+    assert main(["check-crops", str(crops)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == hint
+    assert main(["check-crops", str(crops), "--template", str(mine)]) == 0
+    printed = capsys.readouterr().out
+    assert "\narcface112 " in printed and printed.endswith("verdict: the crops were made with mine\n")
+    found = check(crops, "arcface112", str(mine))
     assert found["verdict"] == "mine"
     assert [match["template"] for match in found["matches"]] == ["mine", "arcface112"]  # type: ignore[attr-defined]
 

@@ -51,6 +51,8 @@ WRONG = [
     ("run --inputs photos --output never", "unrecognized arguments: --inputs"),
     ("detect photos --fast", "unrecognized arguments: --fast"),
     ("detect", "the following arguments are required: IMAGE"),
+    ("crop --output new --template a out", "arguments are required: OUT; name OUT before --template"),
+    ("check-crops --template a crops", "arguments are required: CROPS; name CROPS before --template"),
     ("RUN --workers 0", "argument --workers: must be at least 1, got 0"),
     ("RUN --workers -1", "argument --workers: must be at least 1, got -1"),
     ("RUN --storage-options {", "argument --storage-options: not valid JSON"),

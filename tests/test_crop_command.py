@@ -23,6 +23,7 @@ from PIL import Image
 from web import web_server
 
 from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.cli import main
 from facemill.pipeline.config import load_config
 from facemill.pipeline.crop import crop_config
 from facemill.pipeline.filter import filter_output
@@ -299,6 +300,9 @@ def test_several_templates_from_one_decoded_image(found: Path, tmp_path: Path) -
     assert all(crops.keys() == cut["arcface112"].keys() for crops in cut.values())
     sizes = {name: {Image.open(io.BytesIO(content)).size for content in crops.values()} for name, crops in cut.items()}
     assert sizes == {"arcface112": {(112, 112)}, "ffhq256": {(256, 256)}, "mine": {(60, 50)}}
+    bare = ["crop", str(found / "out"), "--no-report", "--output", str(tmp_path / "many")]
+    assert main(bare) == 0, "it goes on as it was begun"
+    assert main([*bare, "--template", "ffhq256"]) == 2
     crop(tmp_path / "many", tmp_path / "third", templates=("mine",))
     assert read_crops(tmp_path / "third") == cut["mine"]
 
@@ -370,6 +374,12 @@ def test_an_archive_that_was_moved(tmp_path: Path) -> None:
     (tmp_path / "again" / marker_name("unit-000000")).unlink()
     assert crop(tmp_path / "out", tmp_path / "again").is_complete
     assert read_crops(tmp_path / "again") == read_crops(tmp_path / "out")
+    (tmp_path / "elsewhere").rename(tmp_path / "third")
+    moved = {"photos": str(tmp_path / "third")}
+    run(RunRequest(inputs=(), output=Folder(str(tmp_path / "out")), config=load_config(), moved=moved))
+    (tmp_path / "again" / marker_name("unit-000000")).unlink()
+    assert crop(tmp_path / "out", tmp_path / "again").is_complete, "it was told to the tables"
+    assert open_output(Folder(str(tmp_path / "again"))).manifest.inputs == {"photos": f"file://{tmp_path / 'third'}"}
 
 
 def test_a_job_that_is_left_to_itself_is_gone_on_with_by_the_same_command(

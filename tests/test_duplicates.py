@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ class Photo(NamedTuple):
     phash: int | str | None = None  # as a number, or as the table is to have it
     is_kept: bool = True
     has_failed: bool = False
+    sharpness: float = 0
+    interocular_px: float = 1
 
 
 def write_output(folder: Folder, *units: Sequence[Photo]) -> Folder:
@@ -83,8 +86,8 @@ def faces_of(photo: Photo) -> Faces:
         scores=np.ones(1, np.float32),
         landmarks=np.zeros((1, 5, 2), np.float32),
         angles_deg=np.zeros((1, 3), np.float32),
-        interocular_px=np.ones(1, np.float32),
-        quality=np.zeros((1, len(QUALITY_COLUMNS)), np.float32),
+        interocular_px=np.array([photo.interocular_px], np.float32),
+        quality=np.array([[photo.sharpness, *[0] * (len(QUALITY_COLUMNS) - 1)]], np.float32),
         phashes=(f"{photo.phash:064x}" if isinstance(photo.phash, int) else photo.phash,),
         reasons=("" if photo.is_kept else "yaw",),
         crops=(() if photo.is_kept else None,),
@@ -114,10 +117,10 @@ def test_equal_files_within_and_across_labels(folder: Folder) -> None:
     images, faces = duplicates_of(folder)
     # Groups of a size are numbered by their first member, and what failed is not compared.
     assert rows(folder, "images") == [
-        ("a", "anna", "one", 1, 2, 1),
-        ("b", "anna", "one", 1, 2, 1),
-        ("c", "cleo", "two", 2, 2, 2),
-        ("d", "bert", "two", 2, 2, 2),
+        ("a", "anna", "one", 1, 2, 1, 1),
+        ("b", "anna", "one", 1, 2, 1, 2),
+        ("c", "cleo", "two", 2, 2, 2, 1),
+        ("d", "bert", "two", 2, 2, 2, 2),
     ]
     assert images == GroupCounts(num_compared=5, num_members=4, num_groups=2, num_across=1, largest=2)
     assert images.num_superfluous == 2
@@ -134,22 +137,50 @@ def test_near_faces_within_and_across_labels(folder: Folder) -> None:
     images, faces = duplicates_of(folder)
     found = rows(folder, "faces")
     assert found[:3] == [
-        ("c#0", "c", "anna", 1, 3, 3, 0),
-        ("d#0", "d", "bert", 1, 3, 3, 0),
-        ("e#0", "e", "cleo", 1, 3, 3, 0),
+        ("c#0", "c", "anna", 1, 3, 3, 0, 1),
+        ("d#0", "d", "bert", 1, 3, 3, 0, 2),
+        ("e#0", "e", "cleo", 1, 3, 3, 0, 3),
     ]
-    # Either of two may represent the other, and stands first.
-    assert {row[:-1] for row in found[3:]} == {("a#0", "a", "anna", 2, 2, 1), ("b#0", "b", "anna", 2, 2, 1)}
-    assert [row[-1] for row in found[3:]] == [0, 32]
+    # Of two that are as good, either may represent the other, and stands first.
+    assert {row[:-2] for row in found[3:]} == {("a#0", "a", "anna", 2, 2, 1), ("b#0", "b", "anna", 2, 2, 1)}
+    assert [row[-2:] for row in found[3:]] == [(0, 1), (32, 2)]
     assert faces == GroupCounts(num_compared=6, num_members=5, num_groups=2, num_across=1, largest=3)
     assert images == GroupCounts(num_compared=7)
 
 
-def test_faces_that_are_not_kept_are_compared_when_asked(folder: Folder) -> None:
+def test_the_best_of_a_group_is_the_first(folder: Folder) -> None:
+    quality = {
+        "a": (math.nan, 0),  # the points of a table of faces may be one
+        "b": (1.35, 20),  # 1.35 + 0.1 x 4.3 = 1.78
+        "c": (1.30, 40),  # 1.30 + 0.1 x 5.3 = 1.83
+        "d": (1.29, 40),
+        "e": (1.10, 80),  # 1.10 + 0.1 x 6.3 = 1.73
+        "f": (math.nan, 80),
+    }
+    photos = [
+        Photo(name, phash=near(BASE, *range(3 * number)), sharpness=sharpness, interocular_px=interocular_px)
+        for number, (name, (sharpness, interocular_px)) in enumerate(quality.items())
+    ]
+    write_output(folder, photos)
+    duplicates_of(folder)
+    # Distances are to the best, c, whose hash has the first 6 bits turned.
+    assert [(row[1], *row[6:]) for row in rows(folder, "faces")] == [
+        ("c", 0, 1),
+        ("d", 3, 2),
+        ("b", 3, 3),
+        ("e", 6, 4),
+        ("f", 9, 5),
+        ("a", 6, 6),
+    ]
+
+
+def test_faces_that_are_not_kept_are_compared_when_asked(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     write_output(folder, [Photo("a", phash=BASE), Photo("b", phash=near(BASE, 7), is_kept=False)])
-    assert duplicates_of(folder)[1] == GroupCounts(num_compared=1)
-    everything = DuplicatesOptions(near_distance=32, all_faces=True)
-    assert duplicates_of(folder, everything)[1] == GroupCounts(2, 2, 1, 0, 2)
+    others = "compared; the 1 not kept are left out, --all-faces compares them, too\n"
+    assert others in duplicates_command(capsys, folder.uri)[1]
+    assert rows(folder, "faces") == []
+    assert "faces               2   compared\n" in duplicates_command(capsys, folder.uri, "--all-faces")[1]
+    assert [row[0] for row in rows(folder, "faces")] == ["a#0", "b#0"]
 
 
 def test_labels_that_are_not_known_do_not_count(folder: Folder) -> None:
@@ -323,7 +354,7 @@ def test_real_photographs(made: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert b"Duplicates" in (made / "report.html").read_bytes()
     assert b"Duplicates" not in report
     folder = Folder(str(made))
-    assert [row[:2] + row[3:] for row in rows(folder, "images")] == [
+    assert [row[:2] + row[3:6] for row in rows(folder, "images")] == [
         ("photos/cups/1.jpg", "cups", 1, 2, 1),
         ("photos/cups/2.jpg", "cups", 1, 2, 1),
         ("photos/eileen/1.jpg", "eileen", 2, 2, 2),
@@ -335,7 +366,11 @@ def test_real_photographs(made: Path, capsys: pytest.CaptureFixture[str]) -> Non
         *(f"photos/somebody/{name}.jpg" for name in ("copy", "half", "cut")),
     }
     assert {row[3:6] for row in near_faces} == {(1, 5, 2)}
-    assert near_faces[0][6] == 0 and 0 < near_faces[-1][6] <= 32
+    # Not the half-size copy, nor that of a lower quality; the equal files are in the order of their names.
+    places = [row[1] for row in near_faces]
+    assert places[:2] == ["photos/eileen/1.jpg", "photos/somebody/copy.jpg"]
+    assert places[-1] == "photos/somebody/half.jpg"
+    assert near_faces[0][6] == near_faces[1][6] == 0 and 0 < near_faces[-1][6] <= 64
     *lines, last = out.splitlines()
     assert last == f"report    {made}/report.html"
     counts = [int(line[12:21].replace(",", "")) for line in lines]

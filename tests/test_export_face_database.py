@@ -17,7 +17,7 @@ import pytest
 from made_outputs import MadeFace, write_output
 
 from facemill.models.errors import ConfigError, OutputError
-from facemill.pipeline.duplicates import DUPLICATE_FACES_SCHEMA, DUPLICATE_IMAGES_SCHEMA
+from facemill.pipeline.duplicates import DUPLICATES_SCHEMAS
 from facemill.pipeline.export import face_database
 from facemill.pipeline.export.face_database import select_faces
 from facemill.pipeline.export.names import class_name
@@ -62,22 +62,18 @@ def selected(source: Path, scratch: Path, *, by_class: bool = False, **options: 
         yield selection
 
 
-def with_duplicates(source: Path, groups: list[list[str]], distance: int = 0) -> Path:
-    """The same output folder with tables of groups of images and of their faces, as in `facemill duplicates`.
-
-    The first of each group represents it, and the others have this distance from it.
-    """
+def with_duplicates(source: Path, groups: list[list[str]]) -> Path:
+    """The same output folder with tables of groups of images and of their faces, as in `facemill duplicates`."""
     folder = source.with_name(f"{source.name}-{len(list(source.parent.iterdir()))}")
     shutil.copytree(source, folder)
     (folder / "duplicates").mkdir()
-    rows = [{"image_id": image, "group": number} for number, images in enumerate(groups) for image in images]
-    pq.write_table(pa.Table.from_pylist(rows, DUPLICATE_IMAGES_SCHEMA), folder / "duplicates" / "images.parquet")
-    firsts = {images[0] for images in groups}
-    faces = [
-        {"face_id": f"{row['image_id']}#0", "distance": 0 if row["image_id"] in firsts else distance, **row}
-        for row in rows
+    rows = [
+        {"image_id": image, "face_id": f"{image}#0", "group": number, "place": place}
+        for number, images in enumerate(groups)
+        for place, image in enumerate(images, start=1)
     ]
-    pq.write_table(pa.Table.from_pylist(faces, DUPLICATE_FACES_SCHEMA), folder / "duplicates" / "faces.parquet")
+    for name, schema in DUPLICATES_SCHEMAS.items():
+        pq.write_table(pa.Table.from_pylist(rows, schema), folder / "duplicates" / f"{name}.parquet")
     return folder
 
 
@@ -214,7 +210,7 @@ def test_faces_without_a_label(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["exact", "near"])
-def test_one_of_each_group_of_duplicates_remains(kind: str, source: Path, tmp_path: Path) -> None:
+def test_the_first_of_each_group_of_duplicates_remains(kind: str, source: Path, tmp_path: Path) -> None:
     groups = [
         ["photos/p011/2.jpg", "photos/p011/0.jpg", "photos/p011/1.jpg"],
         ["photos/p023/7.jpg", "photos/p022/3.jpg"],  # of two identities
@@ -223,15 +219,8 @@ def test_one_of_each_group_of_duplicates_remains(kind: str, source: Path, tmp_pa
     with selected(with_duplicates(source, groups), tmp_path, drop_duplicates=kind) as selection:
         left = set(images_of(selection.rows()))
         assert selection.counts.duplicates == 3
-    gone = {"photos/p011/2.jpg", "photos/p011/1.jpg", "photos/p023/7.jpg"}
+    gone = {"photos/p011/0.jpg", "photos/p011/1.jpg", "photos/p022/3.jpg"}
     assert {face.image_id for face in LABELLED} - left == gone
-
-
-def test_the_face_that_represents_its_group_remains(source: Path, tmp_path: Path) -> None:
-    groups = [["photos/p011/2.jpg", "photos/p011/0.jpg"], ["photos/p000/rejected1.jpg", "photos/p059/4.jpg"]]
-    with selected(with_duplicates(source, groups, distance=9), tmp_path, drop_duplicates="near") as selection:
-        left = set(images_of(selection.rows()))
-    assert {face.image_id for face in LABELLED} - left == {"photos/p011/0.jpg"}
 
 
 def test_duplicates_do_not_count_as_images_of_an_identity(source: Path, tmp_path: Path) -> None:

@@ -327,6 +327,8 @@ def test_duplicates_are_shown_and_told_when_they_are_out_of_date(tmp_path: Path)
     text = text_of(page)
     assert "Equal to the byte: 2 inputs in 1 group, 1 of these across labels." in text
     assert "Perceptual hashes that are near: 2 faces in 1 group, 1 of these across labels." in text
+    assert "stays, a, 1.jpg" in text and "b, 1.jpg" in text
+    assert "are shown" not in text
     assert "2 inputs , 2 labels" in text or "2 inputs, 2 labels" in text
     assert "Out of date" not in text
     rows = rows_of(page)
@@ -337,3 +339,20 @@ def test_duplicates_are_shown_and_told_when_they_are_out_of_date(tmp_path: Path)
     marker.write_text(marker.read_text().replace('"num_kept": 3', '"num_kept": 2'))
     make_report(output)
     assert "Out of date." in text_of((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+
+
+def test_groups_of_duplicates_that_are_not_shown_are_told_and_names_escaped(tmp_path: Path) -> None:
+    images = [
+        image_row(f"photos/<b>{copy}/<i>{number}.jpg", label="<b>", sha256=f"{number}", status="no_face")
+        for number in range(7)
+        for copy in range(2)
+    ]
+    output = write_output(tmp_path / "out", images)
+    find_duplicates(open_output(output), DuplicatesOptions(near_distance=32))
+    make_report(output)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    section = text_of(page).partition("Equal files")[2]
+    shown = "6 of the groups are shown, those across labels first, then the largest; all are in duplicates"
+    assert shown in section
+    assert section.count("stays, <b>, <i>") == 6
+    assert "<b>" not in page and "<i>" not in page

@@ -120,7 +120,7 @@ def test_duplicates_are_those_across_labels_first(output: Output) -> None:
     write_duplicates(
         output,
         "images.parquet",
-        [{"image_id": f"a/{i}.jpg", "label": "Anna", "sha256": "0", "group": 0, "size": 2} for i in range(2)],
+        [{"image_id": f"a/{i}.jpg", "label": "Anna", "sha256": "0", "group": 0, "place": i + 1} for i in range(2)],
     )
     members = {0: [("a/0.jpg#0", "Anna"), ("a/1.jpg#0", "Anna"), ("a/2.jpg#0", "Anna")]}
     members[1] = [("a/3.jpg#0", "Anna"), ("a/4.jpg#0", "Ben")]
@@ -128,9 +128,9 @@ def test_duplicates_are_those_across_labels_first(output: Output) -> None:
         output,
         "faces.parquet",
         [
-            {"face_id": f, "label": n, "group": g, "size": len(m), "distance": 9 - i if i else 0}
+            {"face_id": f, "label": n, "group": g, "distance": 9 - place if place > 1 else 0, "place": place}
             for g, m in members.items()
-            for i, (f, n) in enumerate(m)
+            for place, (f, n) in reversed(list(enumerate(m, start=1)))
         ],
     )
     exact, near = read_duplicates(output, output.connect())
@@ -139,8 +139,8 @@ def test_duplicates_are_those_across_labels_first(output: Output) -> None:
     assert (near.table, near.num_groups, near.num_members, near.num_across) == ("faces", 2, 5, 1)
     assert [(group.size, group.num_labels) for group in near.groups] == [(2, 2), (3, 1)]
     assert [row["face_id"] for row in near.groups[0].rows] == ["a/3.jpg#0", "a/4.jpg#0"]
-    nearest_first = [(row["face_id"], row["distance"]) for row in near.groups[1].rows]
-    assert nearest_first == [("a/0.jpg#0", 0), ("a/2.jpg#0", 7), ("a/1.jpg#0", 8)]
+    by_place = [(row["face_id"], row["distance"]) for row in near.groups[1].rows]
+    assert by_place == [("a/0.jpg#0", 0), ("a/1.jpg#0", 7), ("a/2.jpg#0", 6)]
     assert near.groups[0].rows[1]["width"] == 144, "the row of the image is below that of the face"
 
 

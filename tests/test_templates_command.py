@@ -43,8 +43,9 @@ def test_the_json_is_a_file_of_templates(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_one_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own.yaml").write_text("loose: {kind: square, size: 64, source: a friend}")
-    assert main(["templates", "ffhq256", str(tmp_path / "own.yaml")]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["loose", "64x64", "square", "a", "friend"]
+    for option in ([], ["--template"]):
+        assert main(["templates", "ffhq256", *option, str(tmp_path / "own.yaml")]) == 0
+        assert capsys.readouterr().out.splitlines()[1].split() == ["loose", "64x64", "square", "a", "friend"]
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])

@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
         "--count", type=positive, default=200, metavar="N", help="crops to look at (default: %(default)s)"
     )
     check.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample (default: %(default)s)")
-    add_template(check, default="all that come with facemill")
+    add_template(check, default="all that come with facemill; with files alone, these too")
     check.add_argument("--json", action="store_true", help="print JSON")
     add_storage_options(check)
     check.set_defaults(command=_check_crops)
@@ -30,13 +30,14 @@ def add_parser(commands: Any) -> None:
 
 def _check_crops(options: argparse.Namespace, _: list[str]) -> int:
     from facemill.pipeline.check_crops import check_crops
-    from facemill.pipeline.template_files import choose_templates
+    from facemill.pipeline.template_files import choose_templates, is_file
     from facemill.transforms.ops.alignment import AlignOptions
     from facemill.transforms.ops.templates import TEMPLATE_NAMES
 
+    ours = TEMPLATE_NAMES if all(map(is_file, options.template)) else ()
     check_crops(
         options.crops,
-        options=choose_templates(options.template or TEMPLATE_NAMES, AlignOptions()),
+        options=choose_templates([*options.template, *ours], AlignOptions()),
         count=options.count,
         seed=options.seed,
         as_json=options.json,

@@ -49,12 +49,13 @@ def _crop(options: argparse.Namespace, beam_arguments: list[str]) -> int:
     from facemill.transforms.ops.storage import Folder
 
     tables = Folder(options.source, options.storage_options)
+    output = Folder(options.output, options.storage_options)
     result = run(
         RunRequest(
             inputs=(),
             tables=tables,
-            output=Folder(options.output, options.storage_options),
-            config=crop_config(tables, templates=options.template, settings=options.settings),
+            output=output,
+            config=crop_config(tables, output=output, templates=options.template, settings=options.settings),
             num_workers=options.workers,
             runner=options.runner,
             beam_arguments=beam_arguments,

@@ -84,8 +84,10 @@ def _duplicates(options: argparse.Namespace, _: list[str]) -> int:
 
 
 def _print(what: str, counts: GroupCounts, how: str) -> None:
+    rejected = counts.num_rejected
+    others = f"; the {rejected:,} not kept are left out, --all-faces compares them, too" if rejected else ""
     lines = [
-        (what, counts.num_compared, "compared"),
+        (what, counts.num_compared, f"compared{others}"),
         ("  groups", counts.num_groups, how),
         ("    within", counts.num_groups - counts.num_across, "one label"),
         ("    across", counts.num_across, "labels"),

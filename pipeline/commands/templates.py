@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from facemill.pipeline.commands.arguments import EXIT_DONE, uri
+from facemill.pipeline.commands.arguments import EXIT_DONE, add_template, uri
 
 
 def add_parser(commands: Any) -> None:
@@ -23,6 +23,7 @@ def add_parser(commands: Any) -> None:
         metavar="TEMPLATE",
         help="names of templates, or YAML files with templates of your own (default: all that come with facemill)",
     )
+    add_template(templates, default="all that come with facemill")
     templates.add_argument(
         "--json", action="store_true", help="print JSON, as a file of templates of your own would hold it"
     )
@@ -42,7 +43,8 @@ def _templates(options: argparse.Namespace, _: list[str]) -> int:
 
     if options.image and not options.draw:
         raise ConfigError("--image goes with --draw FILE")
-    chosen = choose_templates(options.templates or TEMPLATE_NAMES, AlignOptions()).find_templates()
+    named = [*options.templates, *options.template]
+    chosen = choose_templates(named or TEMPLATE_NAMES, AlignOptions()).find_templates()
     if options.draw:
         draw(chosen, options.draw, image=options.image)
     sys.stdout.write((as_json if options.json else as_text)(chosen) + "\n")

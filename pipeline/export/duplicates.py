@@ -26,10 +26,9 @@ def check_kind(output: Output, kind: Duplicates) -> None:
 
 
 def read_duplicates(output: Output, kind: Duplicates) -> Iterator[pa.RecordBatch]:
-    """The members of the groups: `key`, `group`, and the `distance` from the first, null where all are equal."""
-    columns = [KEYS[kind], "group", *(["distance"] if kind == "near" else [])]
+    """The members of the groups: `key`, `group`, and `place`, from 1, which is the one to keep."""
+    columns = [KEYS[kind], "group", "place"]
     schema = pa.schema([DUPLICATES_SCHEMAS[_TABLES[kind]].field(name) for name in columns])
     with open_table(output.folder, duplicates_name(_TABLES[kind]), schema) as table:
         for batch in table.iter_batches(columns=columns, use_threads=False):
-            distances = batch["distance"] if kind == "near" else pa.nulls(len(batch), pa.int16())
-            yield pa.record_batch([batch[KEYS[kind]], batch["group"], distances], ["key", "group", "distance"])
+            yield batch.select(columns).rename_columns(["key", *columns[1:]])

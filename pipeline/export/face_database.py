@@ -73,7 +73,7 @@ def _choose(connection: duckdb.DuckDBPyConnection, output: Output, options: Expo
         )
     counts.unlabelled = _leave_out_unlabelled(connection, options)
     if options.drop_duplicates is not None:
-        connection.execute("create table duplicates (key varchar, number bigint, distance bigint)")
+        connection.execute("create table duplicates (key varchar, number bigint, place bigint)")
         _insert(connection, "duplicates", "* from part", read_duplicates(output, options.drop_duplicates))
         counts.duplicates = _delete(connection, _DUPLICATES.format(key=KEYS[options.drop_duplicates]))
     if options.min_images > 1:
@@ -128,8 +128,8 @@ def _in_parts(batches: Iterable[pa.RecordBatch], num_rows: int) -> Iterator[pa.T
 
 
 _DUPLICATES = """{key} in (select {key} from (
-    select key as {key}, row_number() over (partition by number order by distance, key) as place from duplicates
-    where key in (select {key} from candidates)) where place > 1)"""
+    select key as {key}, row_number() over (partition by number order by place) as rank from duplicates
+    where key in (select {key} from candidates)) where rank > 1)"""
 _FEW = "select identity from candidates where is_labelled group by identity having count(*) <"
 _SHARED = """select count(*) from (select image_id from faces where class >= 0
     group by image_id having count(*) > 1)"""

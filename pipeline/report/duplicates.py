@@ -21,7 +21,8 @@ _NUM_GROUPS, _NUM_MEMBERS = 6, 6  # that are shown
 class Group(NamedTuple):
     """A group of duplicates: its members in all, how many labels they have, and the rows of some members.
 
-    The rows have a `distance` more than those of their table: to the first of them, in bits of the perceptual hash.
+    The rows have more than those of their table: their `place`, 1 being the one to keep, and the `distance` from that
+    in bits of the perceptual hash.
     """
 
     size: int
@@ -84,15 +85,15 @@ def _read(connection: duckdb.DuckDBPyConnection, table: Table, view: str) -> Dup
     ).fetchall()
     distance = "distance" if table == "faces" else "0"
     members = connection.execute(
-        f'select "group", {row_id}, {distance} as distance from {view} where "group" in (select unnest(?)) qualify '
-        f'row_number() over (partition by "group" order by distance, {row_id}) <= {_NUM_MEMBERS} order by 1, 3, 2',
+        f'select "group", {row_id}, {distance}, place from {view} where "group" in (select unnest(?)) '
+        f'and place <= {_NUM_MEMBERS} order by "group", place',
         [[group for group, _, _ in shown]],
     ).fetchall()
-    rows = {row[row_id]: row for row in fetch_rows(connection, table, [member for _, member, _ in members])}
+    rows = {row[row_id]: row for row in fetch_rows(connection, table, [member for _, member, _, _ in members])}
 
     def rows_of(group: int) -> tuple[Row, ...]:
-        found = ((rows.get(member), apart) for of, member, apart in members if of == group)
-        return tuple({**row, "distance": apart} for row, apart in found if row is not None)
+        found = ((rows.get(member), apart, place) for of, member, apart, place in members if of == group)
+        return tuple({**row, "distance": apart, "place": place} for row, apart, place in found if row is not None)
 
     return Duplicates(
         table,

@@ -108,9 +108,9 @@ def lay_out_families(duplicates: Sequence[Duplicates], pictures: Pictures) -> di
 
 
 def _family_caption(row: Row) -> str:
-    """The label, and how far a near face is from the first of its group."""
-    apart = f"distance {row['distance']}" if row["distance"] else ""
-    return ", ".join(filter(None, (row["label"], apart)))
+    """Whether it is the one to keep, or how far a near face is from that; the label, and the name of the file."""
+    role = "stays" if row["place"] == 1 else f"distance {row['distance']}" if row["distance"] else ""
+    return ", ".join(filter(None, (role, row["label"], row["image_id"].rpartition("/")[2])))
 
 
 def all_tiles(sheets: Sequence[Sheet], families: Mapping[str, Sequence[Family]]) -> Iterator[Tile]:
