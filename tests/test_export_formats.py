@@ -35,6 +35,7 @@ HOSTILE = (
     "x" * 4000,
     "caf\\xe9",
     "new\nline",
+    "carriage\rreturn",
     "Anna",
     "ANNA",
     "CON",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable
 
+from facemill.pipeline.export.csv_rows import csv_row
 from facemill.pipeline.export.destination import Destination
 from facemill.pipeline.export.selection import SelectedClass
 
@@ -20,17 +19,11 @@ def write_class_map(destination: Destination, classes: Iterable[SelectedClass]) 
         destination.create("classes.json") as mapping,
         destination.create("classes.txt") as names,
     ):
-        table.write(_csv_line(["class", "label", "name", "split", "faces"]))
+        table.write(csv_row(["class", "label", "name", "split", "faces"]))
         mapping.write(b"{")
         for found in classes:
-            table.write(_csv_line([found.index, found.label, found.name, found.split, found.num_faces]))
+            table.write(csv_row([found.index, found.label, found.name, found.split, found.num_faces]))
             comma = ",\n" if found.index else "\n"
             mapping.write(f"{comma}{json.dumps(found.label, ensure_ascii=False)}: {found.index}".encode())
             names.write(f"{found.name}\n".encode())
         mapping.write(b"\n}\n")
-
-
-def _csv_line(values: list[object]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode()

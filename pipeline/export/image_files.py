@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 
+from facemill.pipeline.export.csv_rows import csv_row
 from facemill.pipeline.export.files import ExportWriter
 from facemill.pipeline.export.samples import Sample, Target
 from facemill.pipeline.export.selection import FACE_COLUMNS
@@ -18,7 +17,6 @@ from facemill.transforms.ops.storage import Folder, output_error
 _BATCH_FILES = 256
 _BATCH_BYTES = 16 << 20
 _UPLOADS_AT_ONCE = 16
-_BUFFER_CHARACTERS = 1 << 16
 _POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 _LANDMARK_COLUMNS = tuple(f"{point}_{axis}" for point in _POINTS for axis in "xy")
 
@@ -74,32 +72,19 @@ class FaceTable:
 
     def __init__(self, file: ExportWriter, place: str) -> None:
         self._file = file
-        self._text = io.StringIO(newline="")
-        self._csv = csv.writer(self._text, lineterminator="\n")
-        columns = [name for name in FACE_COLUMNS if name != "landmarks"]
-        self._columns = columns
-        self._csv.writerow([place, "class", "class_name", "sha256", *columns, *_LANDMARK_COLUMNS])
+        self._columns = [name for name in FACE_COLUMNS if name != "landmarks"]
+        file.write(csv_row([place, "class", "class_name", "sha256", *self._columns, *_LANDMARK_COLUMNS]))
 
     def add(self, place: str, sample: Sample) -> None:
         """Add a row; nulls are empty."""
         values = (sample.face[name] for name in self._columns)
         digest = sha256(sample.content).hexdigest()
         landmarks = sample.face["landmarks"]
-        self._csv.writerow([place, sample.class_index, sample.class_name, digest, *values, *landmarks])
-        if self._text.tell() >= _BUFFER_CHARACTERS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is pending."""
-        self._file.write(self._text.getvalue().encode())
-        self._text.seek(0)
-        self._text.truncate()
+        self._file.write(csv_row([place, sample.class_index, sample.class_name, digest, *values, *landmarks]))
 
 
 @contextmanager
 def open_face_table(target: Target, split: str, place: str) -> Iterator[FaceTable]:
     """`SPLIT.csv`, which appears at the end of the block; `place` is what its first column is called."""
     with target.destination.create(f"{split}.csv") as file:
-        table = FaceTable(file, place)
-        yield table
-        table.flush()
+        yield FaceTable(file, place)
