@@ -22,6 +22,7 @@ from facemill.transforms.ops.storage import Folder
 
 RECORD = "export.json"
 _BEGUN = "export.partial.json"
+_HALF_BEGUN = f".{_BEGUN}.*.tmp"  # what a kill leaves while `_BEGUN` is written
 _SCRATCH = ".export-"
 _DIGEST_DIGITS = 16
 
@@ -49,7 +50,8 @@ class Destination:
             ConfigError: It does.
         """
         names = set(self.folder.list_names(""))
-        if not names & {RECORD, _BEGUN} and any(name != LOCK and not name.startswith(_SCRATCH) for name in names):
+        own = (LOCK, _HALF_BEGUN, f"{_SCRATCH}*")
+        if not names & {RECORD, _BEGUN} and not all(_matches(name, own) for name in names):
             raise ConfigError(f"{self.folder.uri} is not empty and holds no export of facemill; choose a new folder")
 
     def sweep_scratch(self) -> None:
@@ -80,7 +82,7 @@ class Destination:
         """
         if self.folder.exists(_BEGUN):
             self._remove(self._read_json(_BEGUN).get("entries", []))
-            self.folder.sweep("")
+        self.folder.sweep("")
         self.folder.write_bytes(_BEGUN, (json.dumps({"entries": list(entries)}) + "\n").encode())
         self.is_begun = True
 
@@ -133,7 +135,7 @@ class Destination:
 
     def _remove(self, patterns: Sequence[str]) -> None:
         for name in self.folder.list_names(""):
-            if any(fnmatchcase(name, pattern) for pattern in patterns):
+            if _matches(name, patterns):
                 self._remove_all(self.folder.join(name))
 
     def _remove_all(self, path: str) -> None:
@@ -150,6 +152,10 @@ class Destination:
         except ValueError as error:
             raise ConfigError(f"{self.folder.shown(name)} is damaged; choose a new folder") from error
         return content
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @contextmanager
