@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from facemill.models.errors import ConfigError
 from facemill.pipeline.export.destination import open_destination
 from facemill.transforms.ops.storage import AtomicFile, Folder
 
@@ -16,3 +19,24 @@ def test_a_kill_while_the_beginning_is_noted_keeps_nobody_out(tmp_path: Path) ->
         destination.begin(["train.csv"])
         destination.finish({"options": {}})
     assert [path.name for path in tmp_path.iterdir()] == ["export.json"]
+
+
+def test_the_scratch_folder_of_another_export_is_left_alone(tmp_path: Path) -> None:
+    here, other = Folder(str(tmp_path / "here")), Folder(str(tmp_path / "other"))
+    (tmp_path / "here").mkdir()
+    with open_destination(other) as destination, destination.scratch(here.path) as scratch:
+        with pytest.raises(ConfigError, match="here is not empty"), open_destination(here):
+            pass
+        (tmp_path / "here" / "export.partial.json").write_text('{"entries": []}')
+        with open_destination(here) as second, second.scratch(None):
+            assert scratch.exists()
+
+
+def test_what_a_killed_export_left_in_its_folder_is_removed_though_it_has_another_scratch_now(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "set"))
+    with open_destination(folder) as destination, destination.scratch(None) as scratch:
+        name = scratch.name
+    (tmp_path / "set" / name).mkdir(parents=True)
+    (tmp_path / "scratch").mkdir()
+    with open_destination(folder) as destination, destination.scratch(str(tmp_path / "scratch")):
+        assert not (tmp_path / "set" / name).exists()

@@ -50,14 +50,9 @@ class Destination:
             ConfigError: It does.
         """
         names = set(self.folder.list_names(""))
-        own = (LOCK, _HALF_BEGUN, f"{_SCRATCH}*")
+        own = (LOCK, _HALF_BEGUN, f"{self._scratch_prefix()}*")
         if not names & {RECORD, _BEGUN} and not all(_matches(name, own) for name in names):
             raise ConfigError(f"{self.folder.uri} is not empty and holds no export of facemill; choose a new folder")
-
-    def sweep_scratch(self) -> None:
-        """Remove what killed exports left on their way; only under the lock."""
-        if self.folder.is_local:
-            self._remove([f"{_SCRATCH}*"])
 
     def read_record(self) -> dict[str, Any] | None:
         """What a complete export says about itself; None where there is none.
@@ -110,15 +105,16 @@ class Destination:
     def scratch(self, parent: str | None) -> Iterator[Path]:
         """A folder on this machine for the block's time: in `parent`, else here, or in the system's own.
 
-        What killed exports to this destination left in the same place is removed; only under the lock.
+        What killed exports to this destination left there, or in the place without `parent`, is removed; only under
+        the lock. Others may have theirs in the same place.
 
         Raises:
             ConfigError: It cannot be made.
         """
-        place = parent or (self.folder.path if self.folder.is_local else tempfile.gettempdir())
-        prefix = f"{_SCRATCH}{sha256(place_of(self.folder).encode()).hexdigest()[:_DIGEST_DIGITS]}-"
+        usual = self.folder.path if self.folder.is_local else tempfile.gettempdir()
+        place, prefix = parent or usual, self._scratch_prefix()
         try:
-            for left in Path(place).glob(f"{prefix}*"):
+            for left in (found for folder in {usual, place} for found in Path(folder).glob(f"{prefix}*")):
                 shutil.rmtree(left)
             made = tempfile.TemporaryDirectory(prefix=prefix, dir=place)
         except OSError as error:
@@ -126,6 +122,10 @@ class Destination:
         with made as folder:
             self._gathering = Path(folder)
             yield self._gathering
+
+    def _scratch_prefix(self) -> str:
+        """With which the names of scratch folders of exports to this destination begin."""
+        return f"{_SCRATCH}{sha256(place_of(self.folder).encode()).hexdigest()[:_DIGEST_DIGITS]}-"
 
     def _size_of(self, name: str) -> int | None:
         try:
@@ -171,7 +171,6 @@ def open_destination(folder: Folder) -> Iterator[Destination]:
     try:
         destination.check_own()
         with hold_lock(folder, keeps_file=False):
-            destination.sweep_scratch()
             yield destination
     finally:
         if folder.is_local and not was_there and not destination.is_begun:
