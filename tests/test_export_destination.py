@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,13 @@ def test_what_a_killed_export_left_in_its_folder_is_removed_though_it_has_anothe
     (tmp_path / "scratch").mkdir()
     with open_destination(folder) as destination, destination.scratch(str(tmp_path / "scratch")):
         assert not (tmp_path / "set" / name).exists()
+
+
+def test_a_kill_after_the_last_file_leaves_a_complete_export(tmp_path: Path) -> None:
+    (tmp_path / "export.partial.json").write_text('{"entries": ["train.csv"]}')
+    (tmp_path / "train.csv").write_text("")
+    record = {"options": {}, "files": [{"name": "train.csv", "bytes": 0}]}
+    (tmp_path / "export.json").write_text(json.dumps(record))
+    with open_destination(Folder(str(tmp_path))) as destination:
+        assert destination.read_record() == record
+    assert {path.name for path in tmp_path.iterdir()} == {"export.json", "train.csv"}

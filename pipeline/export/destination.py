@@ -67,6 +67,7 @@ class Destination:
             if self._size_of(file["name"]) != file["bytes"]:
                 path = self.folder.shown(file["name"])
                 raise ConfigError(f"{path} is missing or has changed since it was exported; choose a new folder")
+        self.folder.remove(_BEGUN)  # there after a kill between the last two steps of `finish`
         return record
 
     def begin(self, entries: Sequence[str]) -> None:
