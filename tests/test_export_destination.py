@@ -51,3 +51,19 @@ def test_a_kill_after_the_last_file_leaves_a_complete_export(tmp_path: Path) -> 
     with open_destination(Folder(str(tmp_path))) as destination:
         assert destination.read_record() == record
     assert {path.name for path in tmp_path.iterdir()} == {"export.json", "train.csv"}
+
+
+@pytest.mark.parametrize("name", ["export.json", "export.partial.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "3", "null", "{}", "\xff", '{"files": 3, "options": {}}', '{"files": [3], "options": {}}'),
+        *('{"files": [], "options": 3}', '{"entries": [3]}', '{"entries": "*"}'),
+    ],
+)
+def test_a_damaged_note_is_told(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    match = rf"{name} is damaged; choose a new folder"
+    with open_destination(Folder(str(tmp_path))) as destination, pytest.raises(ConfigError, match=match):
+        destination.read_record()
+        destination.begin([])

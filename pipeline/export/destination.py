@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.export.files import ExportedFile, ExportWriter, move_in
@@ -25,6 +25,7 @@ _BEGUN = "export.partial.json"
 _HALF_BEGUN = f".{_BEGUN}.*.tmp"  # what a kill leaves while `_BEGUN` is written
 _SCRATCH = ".export-"
 _DIGEST_DIGITS = 16
+_Taken = TypeVar("_Taken")
 
 
 class Destination:
@@ -62,10 +63,10 @@ class Destination:
         """
         if not self.folder.exists(RECORD):
             return None
-        record = self._read_json(RECORD)
-        for file in record.get("files", []):
-            if self._size_of(file["name"]) != file["bytes"]:
-                path = self.folder.shown(file["name"])
+        record, sizes = self._parse(RECORD, _record_and_sizes)
+        for name, num_bytes in sizes.items():
+            if self._size_of(name) != num_bytes:
+                path = self.folder.shown(name)
                 raise ConfigError(f"{path} is missing or has changed since it was exported; choose a new folder")
         self.folder.remove(_BEGUN)  # there after a kill between the last two steps of `finish`
         return record
@@ -77,7 +78,7 @@ class Destination:
             entries: Patterns of the names, directly in the folder, that this export will write.
         """
         if self.folder.exists(_BEGUN):
-            self._remove(self._read_json(_BEGUN).get("entries", []))
+            self._remove(self._parse(_BEGUN, _entries))
         self.folder.sweep("")
         self.folder.write_bytes(_BEGUN, (json.dumps({"entries": list(entries)}) + "\n").encode())
         self.is_begun = True
@@ -147,12 +148,24 @@ class Destination:
         for found in self.folder.fs.find(path):
             self.folder.fs.rm_file(found)
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+    def _parse(self, name: str, take: Callable[[Any], _Taken]) -> _Taken:
         try:
-            content: dict[str, Any] = json.loads(self.folder.read_bytes(name))
-        except ValueError as error:
+            return take(json.loads(self.folder.read_bytes(name)))
+        except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self.folder.shown(name)} is damaged; choose a new folder") from error
-        return content
+
+
+def _record_and_sizes(content: Any) -> tuple[dict[str, Any], dict[str, int]]:
+    """What `finish` wrote, and the sizes of the files that it lists, bytes."""
+    record = {**content, "options": {**content["options"]}}
+    return record, {str(file["name"]): file["bytes"] for file in content["files"]}
+
+
+def _entries(content: Any) -> list[str]:
+    entries = content["entries"]
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise TypeError(entries)
+    return entries
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
