@@ -141,6 +141,10 @@ def test_another_export_in_the_same_folder_is_refused(folder: Path) -> None:
     write_output(Folder(str(folder / "other")), {"u0": FACES[:-1]})
     with pytest.raises(ConfigError, match="taken holds an export of other faces"):
         in_process(folder / "other", destination)
+    anew = [*FACES[:-1], replace(FACES[-1], columns={"phash": "0123456789abcdef"})]
+    write_output(Folder(str(folder / "anew")), {"u0": anew})
+    with pytest.raises(ConfigError, match="taken holds an export of other faces"):
+        in_process(folder / "anew", destination)
     assert files_of(folder / "taken") == before
 
 
@@ -149,6 +153,16 @@ def test_an_export_whose_files_are_gone_is_refused(folder: Path, tmp_path: Path)
     (tmp_path / "set" / "train-000000.tar").write_bytes(b"cut")
     with pytest.raises(ConfigError, match=r"train-000000.tar is missing or has changed since it was exported"):
         in_process(folder / "out", Folder(str(tmp_path / "set")), "webdataset")
+
+
+@pytest.mark.parametrize("format", ["csv", "imagefolder"])
+def test_an_export_whose_crops_are_gone_is_refused(format: str, folder: Path, tmp_path: Path) -> None:
+    in_process(folder / "out", Folder(str(tmp_path / "set")), format)
+    _, again = in_process(folder / "out", Folder(str(tmp_path / "set")), format)
+    assert again.splitlines()[-1] == "nothing to do: this export is there and complete"
+    next((tmp_path / "set" / "train").rglob("*.jpg")).unlink()
+    with pytest.raises(ConfigError, match=r"set/train holds 59 crops of 60 exported ones; choose a new folder"):
+        in_process(folder / "out", Folder(str(tmp_path / "set")), format)
 
 
 def test_a_missing_crop_breaks_the_balance_and_the_next_export_begins_anew(folder: Path, tmp_path: Path) -> None:

@@ -71,6 +71,18 @@ class Destination:
         self.folder.remove(_BEGUN)  # there after a kill between the last two steps of `finish`
         return record
 
+    def check_image_files(self, counts: Mapping[str, int]) -> None:
+        """Refuse folders with fewer files than were exported; on this machine alone, as stores list slowly.
+
+        Raises:
+            ConfigError: Names the first.
+        """
+        for name, expected in counts.items() if self.folder.is_local else ():
+            found = sum(len(files) for *_, files in os.walk(self.folder.join(name)))
+            if found < expected:
+                path = self.folder.shown(name)
+                raise ConfigError(f"{path} holds {found:,} crops of {expected:,} exported ones; choose a new folder")
+
     def begin(self, entries: Sequence[str]) -> None:
         """Remove what an export that was broken off left, and say that one is under way.
 

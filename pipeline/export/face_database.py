@@ -222,7 +222,7 @@ def _digest(connection: duckdb.DuckDBPyConnection) -> str:
     """Of the set of rows, in whatever order."""
     number = _number(
         connection,
-        "select bit_xor(md5_number(split || '/' || class || '/' || identity || '/' || face_id)) from faces",
+        "select bit_xor(md5_number(to_json(face))) from (select * exclude (unit, crop) from faces) face",
     )
     return f"{number % 2**128:032x}"
 

@@ -79,6 +79,8 @@ def export(request: ExportRequest, *, out: TextIO | None = None, err: TextIO | N
                 destination.finish(record)
             else:
                 check_same(earlier, record, request.destination.uri)
+                if writer.has_image_files:
+                    destination.check_image_files({split.name: split.num_faces for split in selection.splits})
                 err.write("nothing to do: this export is there and complete\n")
     out.write(format_record(record, request.destination.uri) + "\n")
     if record["counts"]["shared"]:

@@ -104,11 +104,13 @@ class Format:
         is_sharded: Whether a split goes to several files.
         is_by_class: Whether the faces of a class must follow each other.
         takes_unlabelled: Whether there is a place for faces without a label.
+        has_image_files: Whether each crop is a file of its own, in the folder of its split.
     """
 
     is_sharded: ClassVar[bool] = True
     is_by_class: ClassVar[bool] = False
     takes_unlabelled: ClassVar[bool] = True
+    has_image_files: ClassVar[bool] = False
 
     def check(self) -> None:
         """Refuse what cannot be done, before any work.

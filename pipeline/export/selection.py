@@ -61,7 +61,8 @@ class Selection:
         connection: To a database with the tables `faces` and `classes`.
         counts: What the rules took away.
         splits: Those of the options, none empty.
-        digest: Of the faces, their labels, splits and classes.
+        digest: Of the faces, their splits and classes: of all columns, as pictures that changed show in the landmarks
+            and hashes.
     """
 
     connection: duckdb.DuckDBPyConnection

@@ -15,6 +15,7 @@ class Csv(Format):
     """`train.csv`, and `train/000000/000000000.jpg`, a thousand in a folder."""
 
     is_sharded = False
+    has_image_files = True
 
     def entries(self, split: str) -> tuple[str, ...]:
         """The folder and the table."""

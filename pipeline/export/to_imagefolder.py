@@ -18,6 +18,7 @@ class ImageFolder(Format):
     is_sharded = False
     is_by_class = True
     takes_unlabelled = False
+    has_image_files = True
 
     def entries(self, split: str) -> tuple[str, ...]:
         """The folder and the table."""
