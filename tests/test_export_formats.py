@@ -22,6 +22,7 @@ from facemill.pipeline.export.formats import FORMATS as ALL_FORMATS
 from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions, parse_splits
 from facemill.pipeline.export.samples import Sample
+from facemill.transforms.ops.kinds import ShardKind
 from facemill.transforms.ops.members import ReadLimits
 from facemill.transforms.ops.reading import ReadOptions, read_unit
 from facemill.transforms.ops.shards import iterate_members
@@ -217,13 +218,14 @@ def test_faces_without_a_label(format: str, tmp_path: Path) -> None:
     assert found == {"0.jpg#0": 0, "1.jpg#0": 0, "2.jpg#0": 0, "3.jpg#0": -1, "4.jpg#0": -1}
 
 
-def test_webdataset_keeps_its_labels_when_it_is_read_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("format", "kind"), [("webdataset", "tar"), ("tfrecord", "tfrecord")])
+def test_labels_are_kept_when_an_export_is_read_again(format: str, kind: ShardKind, tmp_path: Path) -> None:
     faces = [*FACES, MadeFace("loose.jpg", None, made_crop(9))]
     write_output(Folder(str(tmp_path / "source")), {"a": faces})
-    run_export(tmp_path / "source", tmp_path / "set", "webdataset", unlabelled="keep", shard_bytes=20_000)
+    run_export(tmp_path / "source", tmp_path / "set", format, unlabelled="keep", shard_bytes=20_000)
     found: list[tuple[str | None, bytes | None]] = []
-    for path in sorted((tmp_path / "set").glob("train-*.tar")):
-        unit = Unit("u", "tar", (f"in/{path.name}",), (1,), 1)
+    for path in sorted((tmp_path / "set").glob("train-*")):
+        unit = Unit("u", kind, (f"in/{path.name}",), (1,), 1)
         records = list(read_unit(unit, {"in": Folder(str(tmp_path / "set"))}, ReadOptions()))
         found += [(record.label, record.data) for record in records]
     assert len(found) == len(faces)

@@ -79,6 +79,10 @@ def test_the_image_is_found_by_name_and_by_content(example: dict[str, FeatureVal
         ({"image/class/label": [3], "label": [4], "image/class/text": b"ann"}, "ann"),
         ({"image/class/label": [3], "label": [4]}, "3"),
         ({"image/class/label": [3], "image/class/text": []}, "3"),
+        ({"image/class/label": [3], "image/class/text": b""}, "3"),
+        ({"image/class/label": [-1], "image/class/text": b""}, None),
+        ({"image/class/label": [-1], "identity": b"ann"}, "ann"),
+        ({"image/class/label": [3], "image/class/text": b"", "face/label": b""}, ""),
     ],
 )
 def test_the_label_is_found_by_name(example: dict[str, FeatureValues], label: str | None) -> None:

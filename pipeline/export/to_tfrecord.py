@@ -40,7 +40,7 @@ def _features(sample: Sample) -> dict[str, FeatureValues]:
         "image/class/label": [sample.class_index],
         "image/class/text": (sample.face["label"] or "").encode(),
     }
-    columns = {name: value for name, value in sample.face.items() if name != "label" and value is not None}
+    columns = {name: value for name, value in sample.face.items() if value is not None}
     return features | {f"face/{name}": _values(value) for name, value in columns.items()}
 
 

@@ -23,7 +23,10 @@ from facemill.transforms.ops.tf_example import example_features, feature_values
 from facemill.transforms.ops.tfrecord import iterate_records, record_offsets
 
 _IMAGE_FEATURES = ("image/encoded", "image_raw", *IMAGE_COLUMNS)
-_LABEL_FEATURES = ("image/class/text", "image/class/label", "label", "class", "identity")
+_EXPORTED_LABEL = "face/label"  # of `facemill export`, where there is one; may be empty
+_CLASS = "image/class/label"
+_NO_CLASS = "-1"
+_LABEL_FEATURES = ("image/class/text", _CLASS, "label", "class", "identity")
 _NAME_FEATURES = ("image/filename", "image/source_id", *NAME_COLUMNS)
 _MAX_NAME_CHARS = 1000
 _ADVICE = "; name one with --set read.image_column=NAME"
@@ -99,8 +102,11 @@ def _image(features: Features, image_column: str | None) -> bytes:
 
 
 def _label(features: Features, label_column: str | None) -> str | None:
+    if label_column is None and _EXPORTED_LABEL in features:
+        return _text(features[_EXPORTED_LABEL])
     if label_column is None:
-        return _first_text(features, _LABEL_FEATURES)
+        has_class = _CLASS in features and _text(features[_CLASS]) != _NO_CLASS
+        return _first_text(features, tuple(name for name in _LABEL_FEATURES if has_class or name != _CLASS))
     if label_column not in features:
         raise BadInputError("read_error", f"no feature {label_column!r}, {_list(features)}")
     return _text(features[label_column])
