@@ -113,7 +113,7 @@ def test_the_summary_accounts_for_every_face(folder: Path, tmp_path: Path) -> No
 
 def test_images_with_several_faces_of_one_label_are_told(folder: Path, tmp_path: Path) -> None:
     second = {"face_id": "a/0.jpg#1"}
-    faces = [*FACES, MadeFace("a/0.jpg", "a", b"x", columns=second), MadeFace("b/0.jpg", "b", b"x", False)]
+    faces = [*FACES, MadeFace("a/0.jpg", "a", made_crop(1), columns=second), MadeFace("b/0.jpg", "b", b"x", False)]
     write_output(Folder(str(tmp_path / "out")), {"u0": faces})
     _, told = in_process(tmp_path / "out", Folder(str(tmp_path / "set")))
     assert "warning: 1 labelled image has several kept faces, each with the label" in told
@@ -182,6 +182,22 @@ def test_a_missing_crop_breaks_the_balance_and_the_next_export_begins_anew(folde
     assert {face.face_id: face.content for face in load(tmp_path / "set", "lmdb", "train")} == CONTENTS
     assert not (tmp_path / "set" / "train.csv").exists()
     assert (tmp_path / "set" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize(("crop", "what"), [(b"", "empty"), (bytes(99), "neither JPEG nor PNG")])
+@pytest.mark.parametrize("format", ["csv", "tfrecord"])
+def test_a_crop_that_is_none_is_told(format: str, crop: bytes, what: str, tmp_path: Path) -> None:
+    write_output(Folder(str(tmp_path / "out")), {"u0": [MadeFace("a.jpg", "a", crop)]})
+    with pytest.raises(OutputError, match=rf"the crop u0-000000-00.jpg of u0 in .*/out is {what}; facemill crop"):
+        in_process(tmp_path / "out", Folder(str(tmp_path / "set")), format)
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"\x89PNG"])
+@pytest.mark.parametrize("format", ["recordio", "tfrecord"])
+def test_a_crop_without_a_size_is_told(format: str, start: bytes, tmp_path: Path) -> None:
+    write_output(Folder(str(tmp_path / "out")), {"u0": [MadeFace("a.jpg", "a", start)]})
+    with pytest.raises(OutputError, match=r"the crop of a.jpg#0 is damaged; facemill crop makes new ones"):
+        in_process(tmp_path / "out", Folder(str(tmp_path / "set")), format)
 
 
 def test_an_unfinished_run_is_told(folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from facemill.pipeline.export.identity_splits import shard_sizes
 from facemill.pipeline.export.options import ExportOptions
 from facemill.pipeline.export.progress import track
 from facemill.pipeline.export.record import check_same, format_record, make_record
-from facemill.pipeline.export.samples import Format, Sample, Shard, Target
+from facemill.pipeline.export.samples import Format, Sample, Shard, Target, check_image
 from facemill.pipeline.export.scattering import Buckets
 from facemill.pipeline.export.selection import Selection
 from facemill.pipeline.output_folder import check_output, check_outside
@@ -134,13 +134,14 @@ def _read_crops(output: Output, selection: Selection, template: str | None) -> I
     """Position and content of every selected crop, unit by unit.
 
     Raises:
-        OutputError: One is missing.
+        OutputError: One is missing, or is no image.
     """
     for unit, places in groupby(selection.places(), key=itemgetter(0)):
         positions = {crop: position for _, crop, position in places}
         for name, content in output.crops(unit, template):
             position = positions.pop(name, None)
             if position is not None:
+                check_image(content, f"{name} of {unit} in {output.folder.uri}")
                 yield position, content
         if positions:
             raise OutputError(

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import simplejpeg  # type: ignore[import-untyped]
 
+from facemill.models.errors import OutputError
 from facemill.pipeline.export.destination import Destination
 from facemill.pipeline.export.selection import SelectedSplit, Selection
 
-_PNG = b"\x89PNG"
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG"
 _PNG_SIZE, _PNG_SIZE_AT = struct.Struct(">II"), 16  # the header's chunk comes first
 
 
@@ -55,10 +56,13 @@ class Sample:
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Of the crop, px, as its file says."""
-        if self.content.startswith(_PNG):
-            return _PNG_SIZE.unpack_from(self.content, _PNG_SIZE_AT)
-        height, width, _, _ = simplejpeg.decode_jpeg_header(self.content)
+        """Of the crop, px, as its file says; raises OutputError where it is damaged."""
+        try:
+            if self.content.startswith(_PNG):
+                return _PNG_SIZE.unpack_from(self.content, _PNG_SIZE_AT)
+            height, width, _, _ = simplejpeg.decode_jpeg_header(self.content)
+        except (ValueError, struct.error) as error:
+            raise OutputError(f"the crop of {self.face['face_id']} is damaged; facemill crop makes new ones") from error
         return width, height
 
     def to_json(self) -> bytes:
@@ -132,6 +136,17 @@ class Format:
 
     def finish(self, target: Target) -> None:
         """Write what comes after all shards."""
+
+
+def check_image(content: bytes, name: str) -> None:
+    """Make sure by its first bytes that a crop is one.
+
+    Raises:
+        OutputError: It is empty, or neither JPEG nor PNG.
+    """
+    if not content.startswith((_JPEG, _PNG)):
+        what = "neither JPEG nor PNG" if content else "empty"
+        raise OutputError(f"the crop {name} is {what}; facemill crop makes new ones")
 
 
 def _finite(value: Any) -> Any:
