@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import sys
 import tarfile
 from hashlib import sha256
 from itertools import accumulate
@@ -18,10 +20,12 @@ from PIL import Image
 
 from facemill.models.errors import ConfigError
 from facemill.pipeline.export import card, to_hf, to_lmdb, to_recordio
+from facemill.pipeline.export.destination import Destination
 from facemill.pipeline.export.formats import FORMATS as ALL_FORMATS
 from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions, parse_splits
-from facemill.pipeline.export.samples import Sample
+from facemill.pipeline.export.samples import Sample, Shard, Target
+from facemill.pipeline.export.selection import SelectedSplit
 from facemill.transforms.ops.kinds import ShardKind
 from facemill.transforms.ops.members import ReadLimits
 from facemill.transforms.ops.reading import ReadOptions, read_unit
@@ -331,3 +335,15 @@ def test_numbers_that_json_does_not_know_are_null(tmp_path: Path) -> None:
     run_export(tmp_path / "source", tmp_path / "set", "webdataset")
     (face,) = load(tmp_path / "set", "webdataset", "train")
     assert (face.face["score"], face.face["yaw_deg"]) == (None, None)
+
+
+def test_hf_leaves_no_writer_behind_when_it_is_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    shard = Shard(SelectedSplit("train", 0, 1, 0, 1), 0, 1, 0, 1, 1)
+    target = Target(Destination(Folder(str(tmp_path))), None, tmp_path)  # type: ignore[arg-type]  # nobody asks for it
+    with pytest.raises(KeyboardInterrupt), to_hf.HuggingFace().open_shard(target, shard):
+        raise KeyboardInterrupt
+    gc.collect()
+    assert complaints == []
+    assert list((tmp_path / "data").iterdir()) == []

@@ -64,8 +64,12 @@ class HuggingFace(Format):
             def add(sample: Sample) -> None:
                 groups.add([_row(sample)], num_bytes=len(sample.content))
 
-            yield add
-            groups.close()
+            try:
+                yield add
+                groups.close()
+            except BaseException:
+                groups.give_up()
+                raise
 
     def finish(self, target: Target) -> None:
         """The card."""
