@@ -67,3 +67,15 @@ def test_a_damaged_note_is_told(name: str, content: str, tmp_path: Path) -> None
     with open_destination(Folder(str(tmp_path))) as destination, pytest.raises(ConfigError, match=match):
         destination.read_record()
         destination.begin([])
+
+
+def test_a_question_mark_in_the_path_needs_another_scratch_folder(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "what?" / "set"))
+    with (
+        open_destination(folder) as destination,
+        pytest.raises(ConfigError, match=r"set has a question mark in its path; --scratch names"),
+        destination.scratch(None),
+    ):
+        pass
+    with open_destination(folder) as destination, destination.scratch(str(tmp_path)) as scratch:
+        assert scratch.parent == tmp_path

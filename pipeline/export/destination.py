@@ -123,10 +123,12 @@ class Destination:
         the lock. Others may have theirs in the same place.
 
         Raises:
-            ConfigError: It cannot be made.
+            ConfigError: It cannot be made, or DuckDB would not take it.
         """
         usual = self.folder.path if self.folder.is_local else tempfile.gettempdir()
         place, prefix = parent or usual, self._scratch_prefix()
+        if "?" in os.path.abspath(place):  # DuckDB puts its log elsewhere, as if a URL ended there
+            raise ConfigError(f"{place} has a question mark in its path; --scratch names a folder without one")
         try:
             for left in (found for folder in {usual, place} for found in Path(folder).glob(f"{prefix}*")):
                 shutil.rmtree(left)
