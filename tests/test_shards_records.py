@@ -74,6 +74,8 @@ def test_the_image_is_found_by_name_and_by_content(example: dict[str, FeatureVal
         ({"label": [-1]}, "-1"),
         ({"label": [3.0]}, "3"),
         ({"label": [0.25]}, "0.25"),
+        ({"label": [float("nan")], "identity": b"ann"}, "ann"),
+        ({"label": [float("inf")]}, None),
         ({"label": "Ann Lee, é".encode()}, "Ann Lee, é"),
         ({"label": b"\xff"}, "\\xff"),
         ({"image/class/label": [3], "label": [4], "image/class/text": b"ann"}, "ann"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -107,6 +108,15 @@ def folder_label(name: str) -> str | None:
     """The last folder of a member's path, which by convention names the identity."""
     folders = [part for part in name.split("/")[:-1] if part not in ("", ".", "..")]
     return folders[-1] if folders else None
+
+
+def number_label(value: float) -> str | None:
+    """The label that a number says: `7` for 7.0, and none for what is no number or without end."""
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        return None
+    return str(int(value)) if value.is_integer() else str(value)
 
 
 def member_of(name: str, data: bytes, *, label: str | None) -> Member:

@@ -16,6 +16,7 @@ from facemill.transforms.ops.members import (
     failed_shard,
     file_size,
     member_of,
+    number_label,
 )
 from facemill.transforms.ops.parquet_columns import IMAGE_COLUMNS, NAME_COLUMNS
 from facemill.transforms.ops.signatures import sniff_format
@@ -121,9 +122,7 @@ def _text(feature: memoryview) -> str | None:
     value = next(feature_values(feature), None)
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return None if value is None else str(value)
+    return None if value is None else number_label(value)
 
 
 def _bytes_of(features: Features, name: str) -> bytes | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from facemill.transforms.ops.members import is_ignored
+from facemill.transforms.ops.members import is_ignored, number_label
 from facemill.transforms.ops.tar_headers import TarEntry
 
 _SIDECARS = ("json", "cls")
@@ -89,6 +89,6 @@ def _parse_object(content: bytes) -> dict[str, object]:
 def _text(value: object) -> str | None:
     if value is None:
         return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if isinstance(value, int | float):
+        return number_label(value)
     return str(value).encode("utf-8", "backslashreplace").decode()  # JSON may hold halves of characters
