@@ -18,10 +18,11 @@ from exported import COUNTED_PER_SPLIT, FORMATS, SPLITS, find_classes, load, rea
 from made_outputs import MadeFace, made_crop, write_output
 from PIL import Image
 
-from facemill.models.errors import ConfigError
+from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.export import card, to_hf, to_lmdb, to_recordio
 from facemill.pipeline.export.destination import Destination
 from facemill.pipeline.export.formats import FORMATS as ALL_FORMATS
+from facemill.pipeline.export.image_files import ImageFiles
 from facemill.pipeline.export.job import ExportRequest, export
 from facemill.pipeline.export.options import ExportOptions, parse_splits
 from facemill.pipeline.export.samples import Sample, Shard, Target
@@ -242,6 +243,13 @@ def test_imagefolder_folders_are_safe_on_any_system(source: Path, tmp_path: Path
     assert len({name.casefold() for name in names}) == len(names) == len(LABELS)
     assert all(len(name.encode()) <= 120 and name.isprintable() and name not in (".", "..") for name in names)
     assert {path.name for path in tmp_path.iterdir()} == {"set"}, "something was written beside the export"
+
+
+def test_a_name_that_the_system_cannot_write_is_told(tmp_path: Path) -> None:
+    files = ImageFiles(Folder(str(tmp_path)))
+    files.add("train/\ud800/000000000.jpg", b"x")  # as any other than ASCII is where LC_ALL=C
+    with pytest.raises(OutputError, match=r"ud800/000000000.jpg' cannot be written as utf-8; set PYTHONUTF8=1"):
+        files.flush()
 
 
 def test_recordio_has_the_ranges_of_the_identities(source: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 
+from facemill.models.errors import OutputError
 from facemill.pipeline.export.csv_rows import csv_row
 from facemill.pipeline.export.files import ExportWriter
 from facemill.pipeline.export.samples import Sample, Target
@@ -53,6 +54,9 @@ class ImageFiles:
                     list(pool.map(self._fs.pipe_file, self._pending.keys(), self._pending.values()))
         except OSError as error:
             raise output_error(self._root, error) from error
+        except UnicodeEncodeError as error:
+            why = f"the name {error.object!a} cannot be written as {error.encoding}"
+            raise OutputError(f"cannot write to {self._root}: {why}; set PYTHONUTF8=1") from error
         self._pending = {}
         self._num_bytes = 0
 
