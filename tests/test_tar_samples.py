@@ -15,6 +15,7 @@ import webdataset
 
 from facemill.transforms.ops.members import ReadLimits
 from facemill.transforms.ops.reading import LabelRule, ReadOptions, read_unit
+from facemill.transforms.ops.records import Failure
 from facemill.transforms.ops.shards import iterate_members, split_shard
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.tar_samples import sample_label
@@ -148,6 +149,16 @@ def test_a_large_image_keeps_its_label() -> None:
     assert own_labels(tar_bytes(files)) == [("1.jpg", "bob")]
     files = [("1.jpg", bytes(2 << 20)), ("1.npy", bytes(15 << 20)), ("1.json", b'{"label": "bob"}')]
     assert own_labels(tar_bytes(files)) == [("1.jpg", "bob")]
+
+
+def test_an_image_with_too_long_a_label_fails_with_a_word(tmp_path: Path) -> None:
+    files = [("1.jpg", b"x"), ("1.cls", b"a" * 10_000), ("2.jpg", b"x"), ("2.cls", b"a" * 10_001)]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(files))
+    unit = Unit("u", "tar", ("in/x.tar",), (1,), 1)
+    longest, too_long = read_unit(unit, {"in": Folder(str(tmp_path))}, ReadOptions())
+    assert (longest.label, longest.data, longest.failure) == ("a" * 10_000, b"x", None)
+    message = "the label has 10,001 characters, the limit is 10,000"
+    assert (too_long.label, too_long.data, too_long.failure) == (None, None, Failure("read_error", message))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from facemill.transforms.ops.videos import FrameChoice, iterate_video
 
 InputRoots = Mapping[str, Folder]
 DEADLY = Failure("internal_error", "the worker process died on this image, again and again")
+_MAX_LABEL_CHARS = 10_000  # readers of CSV refuse fields of more than 131,072
 _BLOCK_BYTES = 8 << 20  # of a shard on an object store are read at a time; some stores' own default is 50 MB
 _WITH_COLUMNS: tuple[UnitKind, ...] = ("parquet", "tfrecord", "recordio", "urls")
 LabelRule = Literal["auto", "folder", "column", "none"]
@@ -122,7 +123,8 @@ def read_unit(
     positions = itertools.count(first_index) if only is None else iter(sorted(only))
     members = _members(unit, roots, options, skip=skip, only=only, first_index=first_index)
     for index, (source, member) in zip(positions, members, strict=False):
-        record = _record(index, printable(source), member, _label(unit.kind, source, member, options.label))
+        label = _label(unit.kind, source, member, options.label)
+        record = _limit_label(_record(index, printable(source), member, label))
         yield replace(record, data=None, failure=record.failure or DEADLY) if index in skip else record
 
 
@@ -153,6 +155,14 @@ def _record(index: int, source: str, member: Member, label: str | None) -> Image
         num_bytes=len(member.data or b"") if member.stored_bytes is None else member.stored_bytes,
         failure=member.failure,
     )
+
+
+def _limit_label(record: ImageRecord) -> ImageRecord:
+    """The record, or a failed one without a label where this is longer than readers of the tables may bear."""
+    if record.label is None or len(record.label) <= _MAX_LABEL_CHARS:
+        return record
+    message = f"the label has {len(record.label):,} characters, the limit is {_MAX_LABEL_CHARS:,}"
+    return replace(record, label=None, data=None, failure=record.failure or Failure("read_error", message))
 
 
 def _label(kind: UnitKind, source: str, member: Member, rule: LabelRule) -> str | None:
