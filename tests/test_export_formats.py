@@ -330,6 +330,15 @@ def test_lmdb_grows_with_faces_larger_than_their_crops(tmp_path: Path, monkeypat
     assert len(load(tmp_path / "set", "lmdb", "train")) == 100
 
 
+def test_lmdb_that_cannot_be_written_names_a_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "train.lmdb"
+    with (
+        pytest.raises(OutputError, match=r"train.lmdb: .*; if the disk is full, --scratch"),
+        to_lmdb._open(path, 1 << 20),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_the_size_is_that_of_the_file(kind: str) -> None:
     buffer = io.BytesIO()

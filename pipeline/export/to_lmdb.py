@@ -87,5 +87,6 @@ def _open(path: Path, map_bytes: int) -> Iterator[_Database]:
             yield database
             database.flush()
             environment.sync(True)
-    except lmdb.Error as error:
-        raise OutputError(f"cannot write the database {path}: {error}") from error
+    except (lmdb.Error, OSError) as error:
+        advice = "if the disk is full, --scratch names another"  # LMDB calls that an input/output error
+        raise OutputError(f"cannot write the database {path}: {error}; {advice}") from error
