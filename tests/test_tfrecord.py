@@ -114,6 +114,8 @@ def test_inserted_and_missing_bytes_cost_what_they_hit() -> None:
         (FILE[:-1], "truncated", 4),
         (FILE + b"and text that is no record", "read_error", 5),
         (gzip.compress(FILE)[:-20], "truncated", 4),
+        (gzip.compress(FILE) + b"\x1e" + gzip.compress(FILE)[1:], "read_error", 5),
+        (gzip.compress(FILE) + bytes(9) + b"text", "read_error", 5),
         (gzip.compress(FILE + b"and text that is no record"), "read_error", 5),
     ],
 )

@@ -93,12 +93,14 @@ class GzipSource:
         return b""
 
     def _next_gzip_member(self) -> bool:
-        """Whether another gzip member follows; as the gzip command does, skips zeros and ignores other bytes."""
+        """Whether another gzip member follows, which zeros may pad."""
         while not self._packed and (chunk := self._file.read(_CHUNK_BYTES)):
             self._packed = chunk.lstrip(b"\0")
         self._packed = self._packed.lstrip(b"\0")
-        if self._packed[:1] != _GZIP_MAGIC[:1]:
+        if not self._packed:
             return False
+        if self._packed[:1] != _GZIP_MAGIC[:1]:
+            raise BadInputError("read_error", "the gzip stream is damaged: another file follows it, or a part of its own")
         self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
         return True
 
