@@ -57,6 +57,8 @@ def check_drawable(output: Output, target: str) -> None:
     """
     if not os.path.basename(target) or os.path.isdir(target):
         raise ConfigError(f"--draw {target} names a folder; name a file")
+    if not target.lower().endswith(".png"):
+        raise ConfigError(f"--draw {target}: name a file that ends in .png")
     _ = output.crops_folder
     if output.store == "none":
         raise ConfigError(f"--draw needs crops, and {output.folder.uri} was made with write.crops=none")

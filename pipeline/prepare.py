@@ -189,8 +189,13 @@ class _Tables:
 
 
 def unplanned_units(tables: Folder, committed: frozenset[str], plan: Plan, err: TextIO) -> list[Unit]:
-    """The units that are committed in `tables` and not planned here yet; `err` is told of those not committed."""
+    """The units that are committed in `tables` and not planned here yet; `err` is told of those not committed.
+
+    Raises:
+        DamagedOutputError: The plan of `tables` lacks one that is committed.
+    """
     there = read_plan(tables)
+    check_whole(tables, there, committed, has_manifest=True)
     left = len(set(there.names) - committed)
     if left:
         why = "are not committed there, and left out; once they are, the same command does them"

@@ -402,6 +402,8 @@ def test_a_sheet_needs_a_file_name(
     write_output(folder, [Photo("a")])
     code, _, err = duplicates_command(capsys, folder.uri, "--draw", name)
     assert (code, err) == (2, f"facemill: --draw {name} names a folder; name a file\n")
+    code, _, err = duplicates_command(capsys, folder.uri, "--draw", "sheet.txt")
+    assert (code, err) == (2, "facemill: --draw sheet.txt: name a file that ends in .png\n")
     assert not folder.exists("duplicates")
 
 

@@ -20,7 +20,7 @@ from exported import load
 from pictures import archive, astronaut, jpeg, read_crops, read_table, write_loose, write_tar
 from PIL import Image
 
-from facemill.models.errors import ConfigError, OutputError
+from facemill.models.errors import ConfigError, DamagedOutputError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.crop import crop_config
 from facemill.pipeline.export import progress
@@ -211,6 +211,12 @@ def test_crops_of_another_run_are_not_taken(found: Path, tmp_path: Path) -> None
     output = open_output(Folder(str(tmp_path / "new")))
     with pytest.raises(OutputError, match=r"unit-\d+ in \S+/out is another than the one whose faces \S+/new judged"):
         list(output.crops(output.units[0]))
+
+
+def test_tables_without_their_plan_are_told(found: Path, tmp_path: Path) -> None:
+    shutil.copytree(found / "out", tmp_path / "out", ignore=shutil.ignore_patterns("plan"))
+    with pytest.raises(DamagedOutputError, match=r"plan is incomplete: it lacks unit-000000"):
+        refilter(tmp_path / "out", tmp_path / "new")
 
 
 def test_it_goes_on_where_it_was_interrupted(found: Path, tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ def test_a_file_is_replaced_whole(folder: Folder) -> None:
     assert folder.read_bytes("x") == b"new"
 
 
+def test_a_pipe_is_no_file_to_replace(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match=r"cannot write \S+/pipe: there is something that is no file"):
+        Folder(str(tmp_path)).write_bytes("pipe", b"x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_read_many(folder: Folder) -> None:
     names = [f"m/{i}.json" for i in range(5)]
     for name in names:

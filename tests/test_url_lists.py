@@ -112,6 +112,10 @@ def test_what_is_no_url_is_told_with_its_line(line: str | bytes, message: str) -
     assert message in bad.failure.message
 
 
+def test_the_case_of_a_scheme_does_not_matter() -> None:
+    assert urls(read("HTTPS://h/A.jpg\nS3://b/b.jpg")) == [("https://h/A.jpg", None), (B, None)]
+
+
 def test_names_are_line_numbers_and_urls_without_credentials() -> None:
     signed = "https://h/a.jpg?id=5&X-Amz-Signature=abc&X-Amz-Expires=9"
     names = [

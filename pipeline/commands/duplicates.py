@@ -77,7 +77,8 @@ def _duplicates(options: argparse.Namespace, _: list[str]) -> int:
         folder, name = os.path.split(options.draw)
         target = Folder(folder or ".", options.storage_options)
         num_drawn = draw_groups(output, target, name, num_groups=options.draw_groups)
-        sys.stdout.write(f"drawn {num_drawn:>12,}   groups of faces: {options.draw}\n")
+        where = options.draw if num_drawn else "there is none, so no sheet was made"
+        sys.stdout.write(f"drawn {num_drawn:>12,}   groups of faces: {where}\n")
     if options.report and output.folder.exists(REPORT):
         write_report(output.folder, options.storage_options, out=sys.stdout, err=sys.stderr)
     return EXIT_DONE

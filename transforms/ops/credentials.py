@@ -17,11 +17,12 @@ SIGNED_URLS = "signed_urls"  # the key of the storage options under which `separ
 _SECRET_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "q-")
 # fmt: off
 _SECRET_NAMES = frozenset({
-    "auth", "auth_key", "authorization", "awsaccesskeyid", "expires", "googleaccessid", "hmac", "jwt", "key",
-    "key-pair-id", "policy", "pwd", "sig", "sign",
+    "auth", "authkey", "authorization", "awsaccesskeyid", "expires", "googleaccessid", "hmac", "jwt", "key",
+    "keypairid", "policy", "privatekey", "pwd", "sig", "sign", "subscriptionkey",
 })
 # fmt: on
-_SECRET_WORDS = ("apikey", "api_key", "api-key", "access_key", "credential", "passw", "secret", "signature", "token")
+# Of a name without its hyphens and underscores, of which some write more than others.
+_SECRET_WORDS = ("apikey", "accesskey", "credential", "passw", "secret", "session", "signature", "token")
 # What stands beside `sig` in a shared access signature of Azure.
 # fmt: off
 _AZURE_NAMES = frozenset({
@@ -29,10 +30,13 @@ _AZURE_NAMES = frozenset({
     "skv", "sp", "spr", "sr", "srt", "ss", "st", "suoid", "sv",
 })
 # fmt: on
-_QUERY = re.compile(r"[?#]\S+?(?=['\")>\],.:;]*(?:\s|$))")
+_WORD = re.compile(r"\S+")
+_CLOSING = "'\")>],.:;"  # what a sentence puts behind a URL
 _PARAMETER = re.compile(r"(?:^|[?&;#])([^=?&;#]+)=")
 # What stands before the host; or before the last @, where a password was written with a slash and no port is meant.
-_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#]*@|[^\s/?#@:\[]*:(?!:|\d+(?:[/?#\s'\"]|$))\S{0,2000}@)")
+_LOGIN = re.compile(
+    r"(?<=://)[^\s/?#]*@|(?i:(?<=http://)|(?<=https://)|(?<=ftp://))[^\s/?#@:\[]*:(?!:|\d+(?:[/?#\s'\"]|$))\S{0,2000}@"
+)
 _ACCOUNT_KEY = re.compile(r"(AccountKey|SharedAccessSignature)=[^;\s'\"]+", re.IGNORECASE)
 
 
@@ -115,12 +119,20 @@ def redact(text: str) -> str:
     """`text` with `...` in place of signatures, passwords and keys."""
     text = _LOGIN.sub(lambda login: "...@" if _is_secret_login(login) else login[0], text)
     text = _ACCOUNT_KEY.sub(r"\1=...", text)
-    return _QUERY.sub(lambda query: _redact_query(query[0]), text)
+    return _WORD.sub(lambda word: _redact_query(word[0]), text)
 
 
-def _redact_query(query: str) -> str:
+def _redact_query(word: str) -> str:
+    """A word whose query holds a secret without that; a number sign begins one in a whole URL alone."""
+    marks = "?#" if "://" in word else "?"
+    start = next((word.index(mark) for mark in marks if mark in word), None)
+    if start is None:
+        return word
+    query = word[start:].rstrip(_CLOSING)
     public, secret = split_signature(query)
-    return f"{public}&..." if public and secret else f"{query[0]}..." if secret else query
+    if not secret:
+        return word
+    return word[:start] + (f"{public}&..." if public else f"{query[0]}...") + word[start + len(query) :]
 
 
 def _is_secret_login(login: re.Match[str]) -> bool:
@@ -134,6 +146,7 @@ def _names(part: str) -> list[str]:
 
 
 def _is_secret(name: str, has_azures: bool) -> bool:
-    if name.startswith(_SECRET_PREFIXES) or name in _SECRET_NAMES:
+    plain = name.replace("-", "").replace("_", "")
+    if name.startswith(_SECRET_PREFIXES) or plain in _SECRET_NAMES:
         return True
-    return any(word in name for word in _SECRET_WORDS) or (has_azures and name in _AZURE_NAMES)
+    return any(word in plain for word in _SECRET_WORDS) or (has_azures and name in _AZURE_NAMES)

@@ -25,6 +25,7 @@ from facemill.transforms.ops.templates import (
 _LARGEST_SIDE_PX = 4096
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NUM_POINTS = 5
+_MIN_AREA_PX2 = 1.0  # of what eyes and mouth span
 # At which margin the square is 21 times the box; larger ones are a mistake of units.
 _LARGEST_SHARE = 10.0
 
@@ -94,10 +95,10 @@ class TemplateDefinition:
         left_eye, right_eye, _, mouth_left, mouth_right = np.array(self.points) @ (1, 1j)
         down = (mouth_left + mouth_right) - (left_eye + right_eye)
         # y points down, so that the mouth lies clockwise of the line from the left eye to the right.
-        if not ((right_eye - left_eye).conjugate() * down).imag > 0:
+        if not ((right_eye - left_eye).conjugate() * down).imag > _MIN_AREA_PX2:
             raise ConfigError(
                 "points must be left eye, right eye, nose, left and right mouth corner, left as seen in the image; "
-                "these are mirrored or on one line"
+                "these are mirrored, on one line or on one spot"
             )
 
     def _check_margin(self) -> None:

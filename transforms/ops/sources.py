@@ -100,7 +100,7 @@ class GzipSource:
         if not self._packed:
             return False
         if self._packed[:1] != _GZIP_MAGIC[:1]:
-            raise BadInputError("read_error", "the gzip stream is damaged: another file follows it, or a part of its own")
+            raise BadInputError("read_error", "the gzip stream is damaged: neither a member nor zeros follow")
         self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import uuid
@@ -145,6 +146,8 @@ class AtomicFile:
         attempt = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             if folder.is_local:
+                if os.path.exists(self._path) and not os.path.isfile(self._path):
+                    raise OSError(errno.EINVAL, "there is something that is no file, such as a folder or a device")
                 os.makedirs(parent, exist_ok=True)
             else:
                 parent = os.fspath(gather_in or tempfile.gettempdir())

@@ -22,7 +22,7 @@ _MAX_NAME_CHARS = 1000
 _MAX_RANGES = 1000  # as the reader of each goes through the list from its start
 _USUAL_IMAGE_BYTES = 100_000
 _CHUNK_BYTES = 1 << 20
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?=.)")
 
 
 class UrlLine(NamedTuple):
@@ -126,8 +126,10 @@ def _parse(number: int, line: bytes, columns: _Columns) -> UrlLine | None:
     url, label = (_cell(cells, index) for index in (columns.url, columns.label))
     if " " in url or not url.isprintable():
         return _failed(name, label, "a URL with spaces or control characters; they are written like %20")
-    if not _SCHEME.match(url):
+    scheme = _SCHEME.match(url)
+    if scheme is None:
         return _failed(name, label, "no URL: it begins like https://")
+    url = scheme[0].lower() + url[scheme.end() :]
     return UrlLine(f"{name}/{without_credentials(url)[:_MAX_NAME_CHARS]}", url, label or None)
 
 
