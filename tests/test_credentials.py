@@ -35,6 +35,7 @@ SIGNED = [
         "https://me.blob.core.windows.net/photos/a.tar",
     ),
     ("https://host/get.php?id=17&token=abc", "https://host/get.php?id=17"),
+    ("HTTPS://host/a.tar?token=abc", "HTTPS://host/a.tar"),
     ("https://host/a.jpg?access_token=abc&width=100", "https://host/a.jpg?width=100"),
 ]
 PUBLIC = [
@@ -61,6 +62,8 @@ def test_signatures_go_to_the_storage_options(url: str, public: str) -> None:
     uris, options = separate_signatures([url, "photos"], {"https": {"block_size": 1}})
     assert uris == [public, "photos"]
     assert options == {"https": {"block_size": 1}, "signed_urls": {public: split_signature(url)[1]}}
+    with pytest.raises(ConfigError, match="is signed, and the manifest would keep that"):
+        check_no_signature(url)
 
 
 @pytest.mark.parametrize("uri", PUBLIC)

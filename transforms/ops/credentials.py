@@ -30,6 +30,7 @@ _AZURE_NAMES = frozenset({
     "skv", "sp", "spr", "sr", "srt", "ss", "st", "suoid", "sv",
 })
 # fmt: on
+_WEB = ("http://", "https://")
 _WORD = re.compile(r"\S+")
 _CLOSING = "'\")>],.:;"  # what a sentence puts behind a URL
 _PARAMETER = re.compile(r"(?:^|[?&;#])([^=?&;#]+)=")
@@ -55,12 +56,16 @@ def separate_signatures(uris: Sequence[str], storage_options: Mapping[str, Any])
 
 def _separate(uri: str, signed: dict[str, str]) -> str:
     check_no_password(uri)
-    if not uri.startswith(("http://", "https://")):
+    if not _is_on_the_web(uri):
         return uri
     public, secret = split_signature(uri)
     if secret and signed.setdefault(public, secret) != secret:
         raise ConfigError(f"two inputs are {public} but for the credentials in their queries; give one of them")
     return public
+
+
+def _is_on_the_web(uri: str) -> bool:
+    return uri[: len(_WEB[-1])].lower().startswith(_WEB)
 
 
 def split_signature(url: str) -> tuple[str, str]:
@@ -109,7 +114,7 @@ def check_no_signature(uri: str) -> None:
         ConfigError: It is one.
     """
     check_no_password(uri)
-    if uri.startswith(("http://", "https://")) and split_signature(uri)[1]:
+    if _is_on_the_web(uri) and split_signature(uri)[1]:
         raise ConfigError(
             f"{redact(uri)} is signed, and the manifest would keep that; fetch the file and name the copy"
         )
@@ -137,7 +142,7 @@ def _redact_query(word: str) -> str:
 
 def _is_secret_login(login: re.Match[str]) -> bool:
     """Whether it holds a password; on the web a user alone is most often a token, elsewhere a container or account."""
-    return ":" in login[0] or login.string[: login.start()].lower().endswith(("http://", "https://"))
+    return ":" in login[0] or login.string[: login.start()].lower().endswith(_WEB)
 
 
 def _names(part: str) -> list[str]:
