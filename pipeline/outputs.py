@@ -105,11 +105,20 @@ class Output:
         return self._dataset([faces_name(unit) for unit in self.units], FACES_SCHEMA)
 
     def count_labels(self) -> LabelCounts:
-        """Count the labels of the inputs with a kept face."""
+        """Count the labels of the inputs with a kept face.
+
+        Raises:
+            OutputError: The tables cannot be read.
+        """
+        import duckdb
+
         query = """select count(distinct label), count(*) filter (label is not null and num_kept > 1)
             from images where num_kept > 0"""
         with self.connect() as connection:
-            (row,) = connection.execute(query).fetchall()
+            try:
+                (row,) = connection.execute(query).fetchall()
+            except duckdb.Error as error:
+                raise self.unreadable(error) from error
         return LabelCounts(*row)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
