@@ -79,7 +79,8 @@ def _gather(output: Output, options: ReportOptions) -> Facts:
         with _connect(tables) as connection:
             counts = count_outcomes(connection)
             people = count_people(connection)
-            histograms = make_histograms(connection, measured_columns(FACES_SCHEMA), output.manifest.config["judge"])
+            limits = output.config.to_tree()["judge"]
+            histograms = make_histograms(connection, measured_columns(FACES_SCHEMA), limits)
             duplicates = read_duplicates(tables, connection)
         samples = draw_samples(tables, summaries, seed=options.seed, num_samples=options.num_samples)
     notes: list[str] = []
