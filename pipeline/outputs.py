@@ -20,7 +20,7 @@ from facemill.pipeline.manifest import Manifest, read_manifest
 from facemill.pipeline.summary import LabelCounts, committed_units
 from facemill.transforms.ops.committing import UnitSummary, digest_marker, read_marker
 from facemill.transforms.ops.crop_reading import read_crops
-from facemill.transforms.ops.layout import MANIFEST, CropStore, faces_name, images_name, template_folders
+from facemill.transforms.ops.layout import MANIFEST, CropStore, faces_name, images_name, marker_name, template_folders
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.table_reader import open_table, telling_damage
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, SCHEMA_VERSION
@@ -190,7 +190,8 @@ class Output:
 
     def _check_unchanged(self, there: Folder, unit: str) -> None:
         """Refuse crops of another run than that whose faces were judged anew; their names may be the same."""
-        wanted = UnitSummary.from_json(read_marker(self.folder, unit)).crops_digest
+        marker = self.folder.shown(marker_name(unit))
+        wanted = UnitSummary.from_json(read_marker(self.folder, unit), marker).crops_digest
         if digest_marker(read_marker(there, unit)) != wanted:
             raise OutputError(
                 f"{unit} in {there.uri} is another than the one whose faces {self.folder.uri} judged anew; "

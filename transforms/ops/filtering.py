@@ -53,7 +53,7 @@ def filter_unit(
     started_at = time.time()
     try:
         marker = read_marker(tables, unit)  # before the tables: if they are written anew meanwhile, it is another one
-        summary = UnitSummary.from_json(marker)
+        summary = UnitSummary.from_json(marker, tables.shown(marker_name(unit)))
         with ExitStack() as stack:
             stack.enter_context(telling_damage(f"{images_name(unit)} or {faces_name(unit)} in {tables.uri}"))
             images = stack.enter_context(open_table(tables, images_name(unit), IMAGES_SCHEMA))
