@@ -22,7 +22,7 @@ from facemill.transforms.ops.committing import UnitSummary, digest_marker, read_
 from facemill.transforms.ops.crop_reading import read_crops
 from facemill.transforms.ops.layout import MANIFEST, CropStore, faces_name, images_name, marker_name, template_folders
 from facemill.transforms.ops.storage import Folder
-from facemill.transforms.ops.table_reader import open_table, telling_damage
+from facemill.transforms.ops.table_reader import NUM_COORDINATES, check_rows, open_table, telling_damage
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 _TABLES: dict[str, tuple[Callable[[str], str], pa.Schema]] = {
     "images": (images_name, IMAGES_SCHEMA),
     "faces": (faces_name, FACES_SCHEMA),
+}
+_DAMAGED_ROWS = {
+    "images": "status is null or num_faces is null or num_kept is null",
+    "faces": f"kept is null or len(landmarks) <> {NUM_COORDINATES} "
+    f"or list_count(landmarks) is distinct from {NUM_COORDINATES}",
 }
 _PATTERN = re.compile(r"[*?\[]")  # what DuckDB takes for a pattern in a path
 
@@ -158,6 +163,16 @@ class Output:
         except (OSError, duckdb.Error) as error:
             raise self.unreadable(error) from error
 
+    def check_rows(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make sure that the rows of the views hold what every row has.
+
+        Raises:
+            OutputError: Some do not; of a folder on this machine it names the damaged table.
+        """
+        for view, condition in _DAMAGED_ROWS.items():
+            if connection.execute(f"select 1 from {view} where {condition} limit 1").fetchall():
+                raise self.unreadable(ValueError(f"{view} have rows that lack a value"))
+
     def unreadable(self, error: Exception) -> OutputError:
         """What to raise where a database cannot read the tables: of those on this machine it names the damaged one."""
         for unit in self.units if self.folder.is_local else ():
@@ -165,8 +180,8 @@ class Output:
                 name = name_of(unit)
                 try:
                     with open_table(self.folder, name, schema) as table, telling_damage(self.folder.shown(name)):
-                        for _ in table.iter_batches():
-                            pass
+                        for batch in table.iter_batches():
+                            check_rows(batch)
                 except OutputError as damage:
                     return damage
         why = (str(error).splitlines() or [type(error).__name__])[0]

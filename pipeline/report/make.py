@@ -77,6 +77,7 @@ def _gather(output: Output, options: ReportOptions) -> Facts:
     plan = read_plan(output.folder)
     with tables_at_hand(output) as tables:
         with _connect(tables) as connection:
+            output.check_rows(connection)
             counts = count_outcomes(connection)
             people = count_people(connection)
             limits = output.config.to_tree()["judge"]
