@@ -13,7 +13,7 @@ from typing import Any
 from facemill.models.accelerators import describe_engine
 from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.models.weights import model_files
-from facemill.pipeline.config import Config, describe_differences, validate
+from facemill.pipeline.config import Config, check_tree, describe_differences, validate
 from facemill.transforms.ops.layout import MANIFEST
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.tables import SCHEMA_VERSION
@@ -70,13 +70,37 @@ class Manifest:
 
 
 def read_manifest(output: Folder) -> Manifest | None:
-    """The manifest of an output folder, or None where there is none yet."""
+    """The manifest of an output folder, or None where there is none yet.
+
+    Raises:
+        DamagedOutputError: It is no JSON, or its values are not those of a manifest.
+    """
     if not output.exists(MANIFEST):
         return None
     try:
-        return Manifest(**json.loads(output.read_bytes(MANIFEST)))
-    except (ValueError, TypeError) as error:
-        raise DamagedOutputError(f"{output.join(MANIFEST)} is damaged ({error}); choose a new output folder") from error
+        return _manifest_of(json.loads(output.read_bytes(MANIFEST)))
+    except (ValueError, TypeError, RecursionError) as error:  # the latter of deep nesting
+        why = " ".join(str(error).split())
+        raise DamagedOutputError(f"{output.join(MANIFEST)} is damaged ({why}); choose a new output folder") from error
+
+
+def _manifest_of(tree: object) -> Manifest:
+    """The manifest that JSON spells out; the configuration of another version's tables is not looked at.
+
+    Raises:
+        TypeError: It is no object, or lacks a key or has one too many.
+        ValueError: A value is not of its type, or the configuration not valid.
+    """
+    if not isinstance(tree, dict):
+        raise TypeError(f"it holds no object but {type(tree).__name__}")
+    Manifest(**tree)  # refuses unknown keys
+    manifest = check_tree(Manifest, tree)
+    if manifest.schema_version == SCHEMA_VERSION:
+        missing = [section for section in Config().to_tree() if section not in manifest.config]
+        if missing:
+            raise ConfigError(f"config lacks the section {missing[0]}")
+        validate(manifest.config)
+    return manifest
 
 
 def configuration_of(output: Folder) -> Config | None:

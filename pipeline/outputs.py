@@ -20,9 +20,9 @@ from facemill.pipeline.manifest import Manifest, read_manifest
 from facemill.pipeline.summary import LabelCounts, committed_units
 from facemill.transforms.ops.committing import UnitSummary, digest_marker, read_marker
 from facemill.transforms.ops.crop_reading import read_crops
-from facemill.transforms.ops.layout import MANIFEST, CropStore, faces_name, images_name, template_folders
+from facemill.transforms.ops.layout import MANIFEST, CropStore, faces_name, images_name, marker_name, template_folders
 from facemill.transforms.ops.storage import Folder
-from facemill.transforms.ops.table_reader import open_table, telling_damage
+from facemill.transforms.ops.table_reader import NUM_COORDINATES, check_rows, open_table, telling_damage
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 _TABLES: dict[str, tuple[Callable[[str], str], pa.Schema]] = {
     "images": (images_name, IMAGES_SCHEMA),
     "faces": (faces_name, FACES_SCHEMA),
+}
+_DAMAGED_ROWS = {
+    "images": "status is null or num_faces is null or num_kept is null",
+    "faces": f"kept is null or len(landmarks) <> {NUM_COORDINATES} "
+    f"or list_count(landmarks) is distinct from {NUM_COORDINATES}",
 }
 _PATTERN = re.compile(r"[*?\[]")  # what DuckDB takes for a pattern in a path
 
@@ -105,11 +110,20 @@ class Output:
         return self._dataset([faces_name(unit) for unit in self.units], FACES_SCHEMA)
 
     def count_labels(self) -> LabelCounts:
-        """Count the labels of the inputs with a kept face."""
+        """Count the labels of the inputs with a kept face.
+
+        Raises:
+            OutputError: The tables cannot be read.
+        """
+        import duckdb
+
         query = """select count(distinct label), count(*) filter (label is not null and num_kept > 1)
             from images where num_kept > 0"""
         with self.connect() as connection:
-            (row,) = connection.execute(query).fetchall()
+            try:
+                (row,) = connection.execute(query).fetchall()
+            except duckdb.Error as error:
+                raise self.unreadable(error) from error
         return LabelCounts(*row)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
@@ -149,6 +163,16 @@ class Output:
         except (OSError, duckdb.Error) as error:
             raise self.unreadable(error) from error
 
+    def check_rows(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make sure that the rows of the views hold what every row has.
+
+        Raises:
+            OutputError: Some do not; of a folder on this machine it names the damaged table.
+        """
+        for view, condition in _DAMAGED_ROWS.items():
+            if connection.execute(f"select 1 from {view} where {condition} limit 1").fetchall():
+                raise self.unreadable(ValueError(f"{view} have rows that lack a value"))
+
     def unreadable(self, error: Exception) -> OutputError:
         """What to raise where a database cannot read the tables: of those on this machine it names the damaged one."""
         for unit in self.units if self.folder.is_local else ():
@@ -156,8 +180,8 @@ class Output:
                 name = name_of(unit)
                 try:
                     with open_table(self.folder, name, schema) as table, telling_damage(self.folder.shown(name)):
-                        for _ in table.iter_batches():
-                            pass
+                        for batch in table.iter_batches():
+                            check_rows(batch)
                 except OutputError as damage:
                     return damage
         why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -181,7 +205,8 @@ class Output:
 
     def _check_unchanged(self, there: Folder, unit: str) -> None:
         """Refuse crops of another run than that whose faces were judged anew; their names may be the same."""
-        wanted = UnitSummary.from_json(read_marker(self.folder, unit)).crops_digest
+        marker = self.folder.shown(marker_name(unit))
+        wanted = UnitSummary.from_json(read_marker(self.folder, unit), marker).crops_digest
         if digest_marker(read_marker(there, unit)) != wanted:
             raise OutputError(
                 f"{unit} in {there.uri} is another than the one whose faces {self.folder.uri} judged anew; "

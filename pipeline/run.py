@@ -107,7 +107,7 @@ def run(request: RunRequest, *, out: TextIO | None = None, err: TextIO | None = 
         again = f"when it has ended, {command} --output {request.output.uri} counts them and does what is left"
         out.write(f"{len(pending):,} units are left to the job; {again}\n")
         return RunResult(account, outcome, is_detached=True)
-    labels = _count_labels(request.output, account)
+    labels = _count_labels(request.output, account, err)
     out.write(_summary(request, account, labels) + "\n")
     if labels.num_shared:
         err.write(warn_of_shared_labels(labels.num_shared, request.output))
@@ -227,10 +227,16 @@ def _summary(request: RunRequest, account: Account, labels: LabelCounts) -> str:
     return format_account(account, request.output, write.crops, templates, num_labels=labels.num_labels)
 
 
-def _count_labels(output: Folder, account: Account) -> LabelCounts:
-    """Counted unless it would take long to read the tables; the report has it in any case."""
+def _count_labels(output: Folder, account: Account, err: TextIO) -> LabelCounts:
+    """Counted unless it would take long to read the tables, or they are damaged; the report has it in any case."""
     is_quick = output.is_local and account.num_units <= _MAX_COUNTED_UNITS
-    return open_output(output).count_labels() if is_quick and account.num_kept else LabelCounts()
+    if not (is_quick and account.num_kept):
+        return LabelCounts()
+    try:
+        return open_output(output).count_labels()
+    except OutputError as damage:
+        err.write(f"warning: the labels could not be counted ({redact(str(damage))})\n")
+        return LabelCounts()
 
 
 def _tell_unused_faces(job: Job, account: Account, err: TextIO) -> None:

@@ -65,7 +65,7 @@ def committed_units(output: Folder) -> frozenset[str]:
 def read_summaries(output: Folder, units: Iterable[str]) -> list[UnitSummary]:
     """The markers of these units."""
     contents = output.read_many([marker_name(unit) for unit in sorted(units)])
-    return [UnitSummary.from_json(content) for content in contents.values()]
+    return [UnitSummary.from_json(content, output.shown(name)) for name, content in contents.items()]
 
 
 def take_account(output: Folder, plan: Plan, committed: frozenset[str]) -> Account:

@@ -69,4 +69,4 @@ def run_unit(unit: Unit, quarantined: tuple[int, ...]) -> UnitSummary:
     marker = marker_name(unit.name)
     if not _job.output.exists(marker):
         raise OutputError(f"{unit.name} ended without a commit marker")
-    return UnitSummary.from_json(_job.output.read_bytes(marker))
+    return UnitSummary.from_json(_job.output.read_bytes(marker), _job.output.shown(marker))

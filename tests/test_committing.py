@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facemill.models.errors import OutputError
+from facemill.pipeline.summary import read_summaries
 from facemill.transforms.ops import heartbeat
 from facemill.transforms.ops.committing import UnitSummary, UnitWriter
 from facemill.transforms.ops.crops import WriteOptions, encode_crop
@@ -100,7 +101,7 @@ def test_the_summary_adds_up(tmp_path: Path) -> None:
         rejection_reasons={"yaw": 2, "small": 1},
     )
     assert files(tmp_path) == COMMITTED
-    assert UnitSummary.from_json((tmp_path / "_units" / "unit-7.json").read_bytes()) == summary
+    assert UnitSummary.from_json((tmp_path / "_units" / "unit-7.json").read_bytes(), "unit-7.json") == summary
 
 
 def test_the_tables_as_another_reader_sees_them(tmp_path: Path) -> None:
@@ -283,10 +284,33 @@ def test_an_output_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> 
         commit(tmp_path, UNIT)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"unit": "unit-7"}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"unit": "unit-7"}', b"\xff", b"[" * 100_000])
 def test_a_damaged_marker_is_one_clear_error(content: bytes) -> None:
-    with pytest.raises(OutputError, match="a commit marker is damaged"):
-        UnitSummary.from_json(content)
+    with pytest.raises(OutputError, match=r"the commit marker out/unit-7\.json is damaged \([^\n]+\); remove it"):
+        UnitSummary.from_json(content, "out/unit-7.json")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"unit": 7},
+        {"num_images": "5"},
+        {"num_kept": None},
+        {"num_faces": 1.5},
+        {"seconds": "1"},
+        {"statuses": None},
+        {"statuses": {"ok": "2"}},
+        {"rejection_reasons": ["yaw"]},
+        {"crops_digest": None},
+    ],
+)
+def test_a_marker_of_other_types_is_damaged_and_named(changed: dict[str, object], tmp_path: Path) -> None:
+    output = Folder(str(tmp_path))
+    marker = {**dataclasses.asdict(UnitSummary("unit-7", "f00d", seconds=1)), **changed}
+    output.write_bytes("_units/unit-7.json", json.dumps(marker).encode())
+    match = rf"the commit marker {tmp_path}/_units/unit-7\.json is damaged \({next(iter(changed))} is "
+    with pytest.raises(OutputError, match=match):
+        read_summaries(output, ["unit-7"])
 
 
 def test_a_store_in_memory() -> None:

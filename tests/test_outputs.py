@@ -6,17 +6,26 @@ import shutil
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pictures import archive, read_crops, read_table, write_loose
+from tables_of_rows import face_row, image_row, write_output
 
 from facemill.models.errors import ConfigError, OutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.duplicates import open_database
+from facemill.pipeline.export.face_database import select_faces
+from facemill.pipeline.export.options import ExportOptions
+from facemill.pipeline.filter import filter_output
 from facemill.pipeline.outputs import open_output
+from facemill.pipeline.report.make import make_report
 from facemill.pipeline.run import RunRequest, run
 from facemill.transforms.ops.layout import CropStore, faces_name, marker_name
+from facemill.transforms.ops.reading import ReadOptions
+from facemill.transforms.ops.recalling import recall_unit
 from facemill.transforms.ops.storage import Folder
+from facemill.transforms.ops.units import Unit
 
 
 @pytest.fixture(scope="module", params=["tar", "files", "parquet", "none"])
@@ -97,6 +106,51 @@ def test_damaged_tables_are_named(made: tuple[CropStore, Path], tmp_path: Path, 
         table.write_bytes(content[:-60] if damage == "cut" else b"")
     with pytest.raises(OutputError, match=f"{table} is (damaged|missing)"), open_database(output) as connection:
         connection.execute("select landmarks from faces").fetchall()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("images", "status", None),
+        ("images", "num_faces", None),
+        ("images", "num_kept", None),
+        ("faces", "kept", None),
+        ("faces", "landmarks", None),
+        ("faces", "landmarks", [1.0] * 8),
+        ("faces", "landmarks", [1.0] * 9 + [None]),
+    ],
+)
+def test_rows_that_lack_a_value_are_told_by_every_command(
+    table: str, column: str, value: object, tmp_path: Path
+) -> None:
+    unit = Unit("unit-000000", "files", ("photos/a.jpg", "photos/b.jpg"), (1, 1), 1)
+    names = ["photos/a.jpg", "photos/b.jpg"]
+    faces = [face_row(name, phash="0" * 64, crop=f"{name}#0", label="a") for name in names]
+    output = write_output(tmp_path / "out", [image_row(name) for name in names], faces, units=[unit])
+    for name in ("images", "faces"):
+        path = tmp_path / "out" / name / "unit-000000.parquet"
+        rows = pq.read_table(path)
+        damaged = rows.to_pylist()
+        if name == table:
+            damaged[1][column] = value
+        schema = rows.schema.with_metadata({"facemill": "{}"})
+        pq.write_table(pa.Table.from_pylist(damaged, schema=schema), path)
+    message = rf"{table}/unit-000000\.parquet( in .*)? is damaged: the column {column} (lacks|holds) [^\n]*$"
+    with pytest.raises(OutputError, match=message):
+        make_report(output)
+    with pytest.raises(OutputError, match=message.replace(" in ", " (in|or) ")):
+        filter_output(output, Folder(str(tmp_path / "new")), settings=["judge.min_score=0.95"])
+    with pytest.raises(OutputError, match=message):
+        list(recall_unit(unit, output, {}, ReadOptions()))
+    if table == "faces":
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        options = ExportOptions(format="csv")
+        with (
+            pytest.raises(OutputError, match=message),
+            select_faces(open_output(output), options, scratch, by_class=False),
+        ):
+            pass
 
 
 def test_only_committed_units_are_read(made: tuple[CropStore, Path], tmp_path: Path) -> None:

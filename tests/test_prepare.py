@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tables_of_rows import image_row, write_output
 
-from facemill.models.errors import ConfigError
+from facemill.models.errors import ConfigError, DamagedOutputError
 from facemill.pipeline.config import load_config
 from facemill.pipeline.listing import Listing
 from facemill.pipeline.manifest import read_manifest
+from facemill.pipeline.outputs import open_output
 from facemill.pipeline.prepare import prepare
 from facemill.pipeline.request import RunRequest
 from facemill.transforms.ops.committing import UnitSummary
@@ -42,6 +45,48 @@ def test_signed_urls_are_named_again_to_go_on(tmp_path: Path) -> None:
         prepare(crop, [], frozenset(), io.StringIO())
     (tmp_path / "copy").mkdir()
     prepare(replace(crop, moved={"photos": str(tmp_path / "copy")}), [], frozenset(), io.StringIO())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"config": {}},
+        {"config": None},
+        {"config": {**CONFIG.to_tree(), "judge": 3}},
+        {"config": {**CONFIG.to_tree(), "judge": {"min_score": "high"}}},
+        {"inputs": None},
+        {"inputs": {"photos": 3}},
+        {"models": [3]},
+        {"versions": []},
+        {"engine": "cpu"},
+        {"tables": None},
+        {"signed": 1},
+        {"schema_version": "two"},
+        {"new": 1},
+    ],
+)
+def test_a_manifest_of_other_values_is_damaged(changed: dict[str, object], tmp_path: Path) -> None:
+    output = write_output(tmp_path / "out", [image_row("photos/a.jpg")])
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    for read in (read_manifest, open_output):
+        with pytest.raises(DamagedOutputError, match=rf"{path} is damaged \([^\n]+\); choose a new output folder"):
+            read(output)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", "{}", "", "[" * 100_000])
+def test_a_manifest_that_is_none_is_damaged(content: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(DamagedOutputError, match=r"manifest.json is damaged \([^\n]+\)"):
+        read_manifest(Folder(str(tmp_path)))
+
+
+def test_a_manifest_of_another_version_may_have_another_configuration(tmp_path: Path) -> None:
+    output = write_output(tmp_path / "out", [image_row("photos/a.jpg")])
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1, "config": {"old": {}}}))
+    with pytest.raises(ConfigError, match="holds tables of version 1"):
+        open_output(output)
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -14,6 +14,8 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pictures import archive, jpeg, portrait, write_loose, write_tar
 from tables_of_rows import Row, face_row, image_row, write_output
@@ -339,6 +341,29 @@ def test_duplicates_are_shown_and_told_when_they_are_out_of_date(tmp_path: Path)
     marker.write_text(marker.read_text().replace('"num_kept": 3', '"num_kept": 2'))
     make_report(output)
     assert "Out of date." in text_of((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "other"])
+def test_damaged_duplicates_cost_their_section_alone(damage: str, tmp_path: Path) -> None:
+    names = ["photos/a.jpg", "photos/b.jpg"]
+    images, faces = [image_row(name) for name in names], [face_row(name, phash="0" * 64) for name in names]
+    output = write_output(tmp_path / "out", images, faces)
+    find_duplicates(open_output(output), DuplicatesOptions(near_distance=32))
+    table = tmp_path / "out" / "duplicates" / "faces.parquet"
+    content = table.read_bytes()
+    start = int.from_bytes(content[-8:-4], "little") + 8
+    if damage == "other":
+        pq.write_table(pa.table({"face_id": names}), table)
+    else:
+        zeros = content[:4] + bytes(len(content) - start - 4) + content[-start:]
+        table.write_bytes(content[:-20] if damage == "cut" else zeros)
+    err = io.StringIO()
+    make_report(output, err=err)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "2 faces" in text_of(page) and "Perceptual hashes that are near" not in text_of(page)
+    told = f"warning: the report lacks the duplicates, as the tables in {tmp_path}/out/duplicates cannot be read ("
+    assert err.getvalue().startswith(told) and err.getvalue().count("\n") == 1
+    assert err.getvalue().endswith(f"; facemill duplicates {output.uri} makes them anew\n")
 
 
 def test_groups_of_duplicates_that_are_not_shown_are_told_and_names_escaped(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pictures import archive, portrait, read_crops, read_table, write_loose, write_parquet, write_tar, write_zip
 from PIL import Image
@@ -89,6 +91,25 @@ def test_a_second_run_has_nothing_to_do(loose: Path, output: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != "_run.lock"}
     assert start([str(loose)], output).is_complete
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != "_run.lock"} == before
+
+
+@pytest.mark.parametrize("damage", ["images are cut", "faces are cut", "images are zeros", "images lack num_kept"])
+def test_labels_of_damaged_tables_cost_a_warning(damage: str, loose: Path, output: Path, tmp_path: Path) -> None:
+    shutil.copytree(output, tmp_path / "out")
+    table = min((tmp_path / "out" / damage.split()[0]).iterdir())
+    content = table.read_bytes()
+    if damage.endswith("cut"):
+        table.write_bytes(content[:-200])
+    elif damage.endswith("zeros"):
+        footer = int.from_bytes(content[-8:-4], "little") + 8
+        table.write_bytes(content[:4] + bytes(len(content) - footer - 4) + content[-footer:])
+    else:
+        pq.write_table(pq.read_table(table).drop_columns(["num_kept"]), table)
+    request = RunRequest([str(loose)], Folder(str(tmp_path / "out")), load_config(None, SMALL_UNITS))
+    out, err = io.StringIO(), io.StringIO()
+    assert run(request, out=out, err=err).is_complete
+    assert f"warning: the labels could not be counted ({table} is damaged: " in err.getvalue()
+    assert "identities" not in out.getvalue() and "images" in out.getvalue()
 
 
 def test_an_archive_that_grew_gets_new_units_only(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from facemill.pipeline.export.record import explain_nothing
 from facemill.pipeline.export.selection import FACE_COLUMNS, Counts, SelectedSplit, Selection
 from facemill.pipeline.outputs import Output
 from facemill.transforms.ops.layout import faces_name
-from facemill.transforms.ops.table_reader import open_table, telling_damage
+from facemill.transforms.ops.table_reader import check_rows, open_table, telling_damage
 from facemill.transforms.ops.tables import FACES_SCHEMA
 
 _MEMORY = "1GB"
@@ -102,6 +102,7 @@ def _read_faces(output: Output, counts: Counts) -> Iterator[pa.RecordBatch]:
         name = faces_name(unit)
         with open_table(output.folder, name, _SCHEMA) as faces, telling_damage(output.folder.shown(name)):
             for batch in faces.iter_batches(columns=_SCHEMA.names, use_threads=False):
+                check_rows(batch)
                 counts.faces += batch.num_rows
                 yield batch
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 import duckdb
 
-from facemill.models.errors import ConfigError
+from facemill.models.errors import ConfigError, OutputError
+from facemill.pipeline.errors import brief
 from facemill.pipeline.outputs import Output, open_output
 from facemill.pipeline.plan import read_plan
 from facemill.pipeline.report.counts import Counts, count_outcomes
-from facemill.pipeline.report.duplicates import find_outdated, read_duplicates
+from facemill.pipeline.report.duplicates import Duplicates, find_outdated, read_duplicates
 from facemill.pipeline.report.histograms import make_histograms, measured_columns
 from facemill.pipeline.report.local_copy import tables_at_hand
 from facemill.pipeline.report.page import Facts, render_page
@@ -25,7 +27,7 @@ from facemill.pipeline.report.speed import sum_speed
 from facemill.pipeline.summary import read_summaries
 from facemill.transforms.ops.committing import UnitSummary
 from facemill.transforms.ops.credentials import redact
-from facemill.transforms.ops.layout import REPORT
+from facemill.transforms.ops.layout import DUPLICATES, REPORT
 from facemill.transforms.ops.storage import Folder
 from facemill.transforms.ops.tables import FACES_SCHEMA
 
@@ -50,9 +52,15 @@ class ReportOptions:
 
 
 def make_report(
-    folder: Folder, options: ReportOptions | None = None, *, target: tuple[Folder, str] | None = None
+    folder: Folder,
+    options: ReportOptions | None = None,
+    *,
+    target: tuple[Folder, str] | None = None,
+    err: TextIO | None = None,
 ) -> str:
     """Write the report of an output folder, by default into it; returns where it is.
+
+    `err`, by default standard error, is told what the page goes without.
 
     The same output, options and facemill give the same bytes, unless pictures could not be read in time.
 
@@ -64,7 +72,7 @@ def make_report(
     if not output.units:
         raise ConfigError(f"{folder.uri} holds nothing to report on yet: no unit is committed")
     try:
-        page = render_page(_gather(output, options or ReportOptions()))
+        page = render_page(_gather(output, options or ReportOptions(), err or sys.stderr))
     except duckdb.Error as error:
         raise output.unreadable(error) from error
     place, name = target or (folder, REPORT)
@@ -72,15 +80,17 @@ def make_report(
     return place.shown(name)
 
 
-def _gather(output: Output, options: ReportOptions) -> Facts:
+def _gather(output: Output, options: ReportOptions, err: TextIO) -> Facts:
     summaries = read_summaries(output.folder, output.units)
     plan = read_plan(output.folder)
     with tables_at_hand(output) as tables:
         with _connect(tables) as connection:
+            output.check_rows(connection)
             counts = count_outcomes(connection)
             people = count_people(connection)
-            histograms = make_histograms(connection, measured_columns(FACES_SCHEMA), output.manifest.config["judge"])
-            duplicates = read_duplicates(tables, connection)
+            limits = output.config.to_tree()["judge"]
+            histograms = make_histograms(connection, measured_columns(FACES_SCHEMA), limits)
+            duplicates = _duplicates(output, tables, connection, err)
         samples = draw_samples(tables, summaries, seed=options.seed, num_samples=options.num_samples)
     notes: list[str] = []
     pictures = take_pictures(
@@ -113,6 +123,17 @@ def _gather(output: Output, options: ReportOptions) -> Facts:
         notes=[redact(note) for note in dict.fromkeys(notes)],
         seed=options.seed,
     )
+
+
+def _duplicates(output: Output, tables: Output, connection: duckdb.DuckDBPyConnection, err: TextIO) -> list[Duplicates]:
+    """What was found of duplicates; nothing but a warning where its tables are damaged."""
+    try:
+        return read_duplicates(tables, connection)
+    except (OutputError, duckdb.Error) as damage:
+        place, uri = redact(output.folder.shown(DUPLICATES)), redact(output.folder.uri)
+        why = f"the tables in {place} cannot be read ({redact(brief(damage))})"
+        err.write(f"warning: the report lacks the duplicates, as {why}; facemill duplicates {uri} makes them anew\n")
+        return []
 
 
 @contextmanager

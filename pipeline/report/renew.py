@@ -19,7 +19,7 @@ def write_report(
 
     try:
         if is_changed or not output.exists(REPORT):
-            make_report(output, ReportOptions(storage_options=storage_options))
+            make_report(output, ReportOptions(storage_options=storage_options), err=err)
     except Exception as error:  # whatever it is, the command itself is done
         again = f"facemill report {output.uri} tries it again"
         err.write(f"warning: the report could not be made ({redact(brief(error))}); {again}\n")

@@ -61,12 +61,30 @@ class UnitSummary:
         return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
-    def from_json(cls, content: bytes) -> UnitSummary:
-        """The reverse of `to_json`; raises OutputError on anything else."""
+    def from_json(cls, content: bytes, shown: str) -> UnitSummary:
+        """The reverse of `to_json`; raises OutputError on anything else, which names the file as `shown`."""
         try:
-            return cls(**json.loads(content))
-        except (ValueError, TypeError) as error:
-            raise OutputError(f"a commit marker is damaged ({error}); remove it to have its unit done again") from error
+            tree = json.loads(content)
+            if not isinstance(tree, dict):
+                raise TypeError(f"it holds no object but {type(tree).__name__}")
+            summary = cls(**tree)
+            _check_types(summary)
+        except (ValueError, TypeError, RecursionError) as error:  # the latter of deep nesting
+            why = f"the commit marker {shown} is damaged ({error}); remove it to have its unit done again"
+            raise OutputError(why) from error
+        return summary
+
+
+def _check_types(summary: UnitSummary) -> None:
+    """Raise TypeError where a value is not of the type of its default."""
+    for name, value in vars(summary).items():
+        wanted = _TYPES[name]
+        is_right = type(value) is wanted or (wanted is float and type(value) is int)
+        if not is_right or (wanted is dict and any(type(count) is not int for count in value.values())):
+            raise TypeError(f"{name} is {value!r}")
+
+
+_TYPES = {name: type(value) for name, value in vars(UnitSummary("", "")).items()}
 
 
 def read_marker(output: Folder, unit: str) -> bytes:

@@ -21,7 +21,7 @@ from facemill.transforms.ops.cutting import place_face
 from facemill.transforms.ops.layout import faces_name, images_name, marker_name
 from facemill.transforms.ops.records import Faces
 from facemill.transforms.ops.storage import Folder
-from facemill.transforms.ops.table_reader import open_table, telling_damage
+from facemill.transforms.ops.table_reader import check_rows, open_table, telling_damage
 from facemill.transforms.ops.table_writer import TableWriter
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, faces_of_table
 from facemill.transforms.ops.templates import Template
@@ -53,7 +53,7 @@ def filter_unit(
     started_at = time.time()
     try:
         marker = read_marker(tables, unit)  # before the tables: if they are written anew meanwhile, it is another one
-        summary = UnitSummary.from_json(marker)
+        summary = UnitSummary.from_json(marker, tables.shown(marker_name(unit)))
         with ExitStack() as stack:
             stack.enter_context(telling_damage(f"{images_name(unit)} or {faces_name(unit)} in {tables.uri}"))
             images = stack.enter_context(open_table(tables, images_name(unit), IMAGES_SCHEMA))
@@ -103,11 +103,13 @@ def _judge(
 ) -> tuple[np.ndarray, dict[str, int], int]:
     """Write the judged faces; returns how many are kept of each image, the count of each reason, and of the crops."""
     of_images = images.read(["image_id", "width", "height", "num_faces"])
+    check_rows(of_images)
     sizes_wh = np.column_stack([of_images["width"].to_numpy(), of_images["height"].to_numpy()])
     num_kept = np.zeros(len(sizes_wh), np.int32)
     reasons: Counter[str] = Counter()
     num_crops = 0
     for rows, image_index in _groups_of_faces(faces, of_images["num_faces"].to_numpy()):
+        check_rows(rows)
         if not pc.all(pc.equal(rows["image_id"], of_images["image_id"].take(image_index))).as_py():
             raise pa.ArrowInvalid("the rows of the two are in different orders")
         judged = judge_rows(rows, sizes_wh[image_index], image_index, options, templates)
@@ -183,6 +185,7 @@ def _count(images: pq.ParquetFile, new_images: TableWriter, num_kept: np.ndarray
     start = 0
     for group in range(images.num_row_groups):
         rows = images.read_row_group(group)
+        check_rows(rows)
         counted = count_kept(rows, num_kept[start : start + len(rows)])
         new_images.add_group(counted)
         statuses.update(counted["status"].to_pylist())

@@ -17,7 +17,7 @@ from facemill.transforms.ops.layout import faces_name, images_name
 from facemill.transforms.ops.reading import DEADLY, InputRoots, ReadOptions, printable, read_unit
 from facemill.transforms.ops.records import Failure, ImageRecord
 from facemill.transforms.ops.storage import Folder
-from facemill.transforms.ops.table_reader import open_table, telling_damage
+from facemill.transforms.ops.table_reader import check_rows, open_table, telling_damage
 from facemill.transforms.ops.tables import FACES_SCHEMA, IMAGES_SCHEMA, record_of_row
 from facemill.transforms.ops.units import Unit
 
@@ -52,6 +52,7 @@ def recall_unit(
         faces = stack.enter_context(open_table(tables, faces_name(unit.name), FACES_SCHEMA))
         with telling_damage(tables.shown(images_name(unit.name))):
             columns = images.read(["num_kept", "source"])
+            check_rows(columns)
         files: Iterator[ImageRecord | Failure]
         wanted = sorted({*np.flatnonzero(columns["num_kept"].to_numpy()).tolist()} - {*skip})
         if unit.kind == "videos":
@@ -89,6 +90,7 @@ def _do_not_fit(unit: Unit, tables: Folder) -> OutputError:
 def _rows(table: pq.ParquetFile, shown: str) -> Iterator[Row]:
     with telling_damage(shown):
         for batch in table.iter_batches(_BATCH_ROWS):
+            check_rows(batch)
             yield from batch.to_pylist()
 
 

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facemill.models.errors import OutputError
 from facemill.transforms.ops.storage import Folder
+
+_NEVER_NULL = frozenset({"status", "num_faces", "num_kept", "kept", "landmarks"})
+NUM_COORDINATES = 10  # of a face's landmarks
 
 
 @contextmanager
@@ -38,6 +42,22 @@ def telling_damage(what: str) -> Iterator[None]:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         raise OutputError(f"{what} is damaged: {' '.join(str(error).split())}") from error
+
+
+def check_rows(rows: pa.Table | pa.RecordBatch) -> None:
+    """Raise ArrowInvalid where a value that every row has is missing, or the landmarks are not five points."""
+    for name in rows.schema.names:
+        if name in _NEVER_NULL and rows[name].null_count:
+            raise pa.ArrowInvalid(f"the column {name} lacks the value of {rows[name].null_count} rows")
+    if "landmarks" in rows.schema.names:
+        _check_landmarks(rows["landmarks"])
+
+
+def _check_landmarks(column: pa.Array | pa.ChunkedArray) -> None:
+    if pc.any(pc.not_equal(pc.list_value_length(column), NUM_COORDINATES)).as_py():
+        raise pa.ArrowInvalid(f"the column landmarks holds others than {NUM_COORDINATES} numbers")
+    if pc.list_flatten(column).null_count:
+        raise pa.ArrowInvalid("the column landmarks lacks numbers")
 
 
 def _check_columns(found: pa.Schema, wanted: pa.Schema) -> None:
