@@ -316,12 +316,12 @@ def test_what_a_killed_export_left_elsewhere_is_removed_by_the_next(folder: Path
 
 
 def test_a_file_that_cannot_be_committed_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
     with (
         pytest.raises(OutputError, match="taken: Is a directory"),
         ExportWriter(Folder(str(tmp_path)), "taken", []) as file,
     ):
         file.write(b"content")
+        (tmp_path / "taken").mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
